@@ -1,0 +1,15 @@
+#pragma once
+
+#include <string>
+
+#include "reports/record.hpp"
+
+namespace sage2 {
+
+/// "sage2-eval 0.1.0 (commit, compiler)".
+[[nodiscard]] std::string version_line();
+
+/// Fills in everything about the program and the machine: version, commit, compiler, CPU, threads, start time.
+[[nodiscard]] RunInfo machine_info();
+
+}  // namespace sage2
