@@ -1,6 +1,5 @@
 #include "reports/record.hpp"
 
-#include <cmath>
 #include <limits>
 
 namespace sage2 {
@@ -147,27 +146,6 @@ void from_json(const json& j, Record& r) {
     r.heads.push_back({row.at("batch").get<int>(), row.at("head").get<int>(), metrics_of(row)});
   }
   r.seconds = j.value("seconds", 0.0);
-}
-
-void add(ErrorSums& into, const ErrorSums& more) {
-  into.ref_ref += more.ref_ref;
-  into.out_out += more.out_out;
-  into.ref_out += more.ref_out;
-  into.abs_err += more.abs_err;
-  into.abs_ref += more.abs_ref;
-  into.sq_err += more.sq_err;
-  into.count += more.count;
-}
-
-ErrorMetrics ratios(const ErrorSums& s) {
-  ErrorMetrics m;
-  // Two zero outputs agree perfectly; a zero against a non-zero one does not agree at all.
-  const bool both_zero = s.ref_ref == 0 && s.out_out == 0;
-  m.cos_sim = both_zero ? 1.0 : s.ref_out / std::sqrt(s.ref_ref * s.out_out);
-  if (!both_zero && (s.ref_ref == 0 || s.out_out == 0)) m.cos_sim = 0.0;
-  m.rel_l1 = s.abs_err == 0 ? 0.0 : s.abs_err / s.abs_ref;
-  m.rmse = s.count == 0 ? 0.0 : std::sqrt(s.sq_err / s.count);
-  return m;
 }
 
 }  // namespace sage2

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "nlohmann/json.hpp"
+#include "reports/error_metrics.hpp"
 
 /// Plain records: what an evaluation leaves behind and everything in this folder starts from. The JSON form is
 /// documented in docs/formats.md.
@@ -15,37 +16,6 @@ namespace sage2 {
 
 inline constexpr const char* kRecordSchema = "sage2-record/1";
 inline constexpr const char* kRunSchema = "sage2-run/1";
-
-/// Errors of one output against the FP64 reference O, over some set of elements. Definitions in docs/numerics.md.
-struct ErrorMetrics {
-  double cos_sim = 0;  ///< sum O O' / sqrt(sum O^2 sum O'^2)
-  double rel_l1 = 0;   ///< sum |O - O'| / sum |O|
-  double rmse = 0;     ///< sqrt(mean (O - O')^2)
-  double max_abs = 0;  ///< max |O - O'|
-  double p50 = 0, p90 = 0, p99 = 0, p999 = 0;  ///< percentiles of |O - O'|
-  /// Standard errors over sampled query rows; present where only a subset was evaluated.
-  std::optional<double> cos_sim_se, rel_l1_se, rmse_se;
-};
-
-/// The sums behind cos_sim, rel_l1 and rmse: records are pooled exactly by adding these.
-struct ErrorSums {
-  double ref_ref = 0;  ///< sum O^2
-  double out_out = 0;  ///< sum O'^2
-  double ref_out = 0;  ///< sum O O'
-  double abs_err = 0;  ///< sum |O - O'|
-  double abs_ref = 0;  ///< sum |O|
-  double sq_err = 0;   ///< sum (O - O')^2
-  double count = 0;    ///< number of elements
-};
-
-/// What happened to the numbers on the way.
-struct EventCounts {
-  std::uint64_t nan = 0;          ///< NaN in the output
-  std::uint64_t inf = 0;          ///< infinity in the output
-  std::uint64_t p_underflow = 0;  ///< visible entries of P that rounded to zero
-  std::uint64_t p_total = 0;      ///< visible entries of P
-  std::uint64_t saturated = 0;    ///< codes of Q, K, V and P that were clamped to their format's range
-};
 
 struct HeadRecord {
   int batch = 0;
@@ -167,9 +137,5 @@ struct Run {
 /// As `read_run`, but hands over one record at a time, for runs larger than memory.
 RunInfo for_each_record(const std::filesystem::path& folder, const std::function<void(Record&&)>& use,
                         bool* truncated = nullptr);
-
-/// Pools records (cells, samples) that share a variant: adds the sums, then forms the three ratios.
-void add(ErrorSums& into, const ErrorSums& more);
-[[nodiscard]] ErrorMetrics ratios(const ErrorSums& sums);  ///< cos_sim, rel_l1, rmse; the rest is left at 0
 
 }  // namespace sage2

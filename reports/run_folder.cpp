@@ -17,8 +17,8 @@ void check_schema(const std::string& found, const std::string& expected, const s
   if (found.substr(0, slash) != expected.substr(0, slash)) {
     throw DataError(fmt::format("{}: expected schema \"{}\", found \"{}\"", where, expected, found));
   }
-  throw DataError(fmt::format("{}: schema \"{}\" is newer than this program, which reads \"{}\"", where, found,
-                              expected));
+  throw DataError(
+      fmt::format("{}: schema \"{}\" is newer than this program, which reads \"{}\"", where, found, expected));
 }
 
 RunInfo read_info(const fs::path& folder) {
@@ -68,7 +68,8 @@ RunInfo for_each_record(const fs::path& folder, const std::function<void(Record&
 Run read_run(const fs::path& folder) {
   Run run;
   run.folder = folder;
-  run.info = for_each_record(folder, [&](Record&& r) { run.records.push_back(std::move(r)); }, &run.truncated);
+  run.info = for_each_record(
+      folder, [&](Record&& r) { run.records.push_back(std::move(r)); }, &run.truncated);
   for_each_line(folder / "errors.jsonl", [&](const json& j, std::size_t) { run.errors.push_back(j.get<CellError>()); });
   return run;
 }

@@ -5,14 +5,18 @@ namespace sage2 {
 
 using nlohmann::json;
 
-void to_json(json& j, const SuiteRow& row) { j = json{{"label", row.label}, {"variant", row.variant}}; }
+void to_json(json& j, const SuiteRow& row) {
+  j = json{{"label", row.label}, {"variant", row.variant}};
+}
 
 void from_json(const json& j, SuiteRow& row) {
   j.at("label").get_to(row.label);
   j.at("variant").get_to(row.variant);
 }
 
-void to_json(json& j, const SuiteInfo& s) { j = json{{"name", s.name}, {"title", s.title}, {"rows", s.rows}}; }
+void to_json(json& j, const SuiteInfo& s) {
+  j = json{{"name", s.name}, {"title", s.title}, {"rows", s.rows}};
+}
 
 void from_json(const json& j, SuiteInfo& s) {
   j.at("name").get_to(s.name);
@@ -35,10 +39,10 @@ void from_json(const json& j, CaptureInfo& c) {
 }
 
 void to_json(json& j, const RunInfo& r) {
-  j = json{{"schema", kRunSchema},   {"command", r.command}, {"version", r.version},   {"commit", r.commit},
-           {"dirty", r.dirty},       {"compiler", r.compiler}, {"options", r.options}, {"cpu", r.cpu},
-           {"threads", r.threads},   {"gpu", r.gpu},         {"driver", r.driver},     {"started", r.started},
-           {"seed", r.seed},         {"captures", r.captures}, {"variants", r.variants}, {"suites", r.suites},
+  j = json{{"schema", kRunSchema},    {"command", r.command},   {"version", r.version},   {"commit", r.commit},
+           {"dirty", r.dirty},        {"compiler", r.compiler}, {"options", r.options},   {"cpu", r.cpu},
+           {"threads", r.threads},    {"gpu", r.gpu},           {"driver", r.driver},     {"started", r.started},
+           {"seed", r.seed},          {"captures", r.captures}, {"variants", r.variants}, {"suites", r.suites},
            {"selection", r.selection}};
 }
 
@@ -63,7 +67,10 @@ void from_json(const json& j, RunInfo& r) {
 }
 
 void to_json(json& j, const CellError& e) {
-  j = json{{"capture", e.capture}, {"layer", e.layer}, {"timestep", e.timestep}, {"sample", e.sample},
+  j = json{{"capture", e.capture},
+           {"layer", e.layer},
+           {"timestep", e.timestep},
+           {"sample", e.sample},
            {"message", e.message}};
 }
 
