@@ -15,7 +15,7 @@ constexpr std::size_t kTableWidth = 80;
 constexpr std::size_t kLeastLabelWidth = 12;
 
 /// True where cell a is worse than b.
-bool worse(const Cell& a, const Cell& b) {
+bool worse(const CellStats& a, const CellStats& b) {
   const bool a_nan = std::isnan(a.metrics.cos_sim);
   const bool b_nan = std::isnan(b.metrics.cos_sim);
   if (a_nan != b_nan) return a_nan;
@@ -23,7 +23,7 @@ bool worse(const Cell& a, const Cell& b) {
   return a.metrics.rel_l1 > b.metrics.rel_l1;
 }
 
-VariantSummary summarise_cells(const SuiteRow& row, const std::vector<Cell>& cells, bool one_step) {
+VariantSummary summarise_cells(const SuiteRow& row, const std::vector<CellStats>& cells, bool one_step) {
   VariantSummary s;
   s.label = row.label;
   s.variant = row.variant;
@@ -44,7 +44,7 @@ VariantSummary summarise_cells(const SuiteRow& row, const std::vector<Cell>& cel
     s.seconds += c.seconds;
     if (c.counts.nan + c.counts.inf > 0 || !std::isfinite(c.metrics.cos_sim)) ++s.nonfinite_cells;
   }
-  const Cell* w = worst_cell(cells);
+  const CellStats* w = worst_cell(cells);
   s.worst = w->metrics;
   s.worst_cell = long_name(*w, one_step);
   s.worst_cell_short = short_name(*w, one_step);
@@ -70,8 +70,8 @@ void fit_labels(Table& table) {
 
 }  // namespace
 
-const Cell* worst_cell(const std::vector<Cell>& cells) {
-  const Cell* found = nullptr;
+const CellStats* worst_cell(const std::vector<CellStats>& cells) {
+  const CellStats* found = nullptr;
   for (const auto& c : cells) {
     if (found == nullptr || worse(c, *found)) found = &c;
   }

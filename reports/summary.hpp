@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "reports/cells.hpp"
+#include "reports/model_cells.hpp"
 #include "reports/table.hpp"
 
 /// Average and worst over cells, as the papers print them.
@@ -37,7 +37,7 @@ struct VariantSummary {
                                                     const std::vector<SuiteRow>& rows);
 
 /// The cell with the lowest cos_sim, as above; nullptr for no cells.
-[[nodiscard]] const Cell* worst_cell(const std::vector<Cell>& cells);
+[[nodiscard]] const CellStats* worst_cell(const std::vector<CellStats>& cells);
 
 /// At most 80 columns wide as text: label, CosSim in percent, relative L1 and RMSE of average and worst cell, the worst
 /// cell's name. The best value of each column is marked (ties at the printed precision share the mark). Notes say where

@@ -1,4 +1,4 @@
-#include "reports/cells.hpp"
+#include "reports/model_cells.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -29,7 +29,7 @@ double larger(double a, double b) {
   return std::isnan(a) || a > b ? a : b;
 }
 
-void pool_samples(Cell& cell) {
+void pool_samples(CellStats& cell) {
   std::sort(cell.samples.begin(), cell.samples.end(), [](const SampleCell& a, const SampleCell& b) {
     return std::tie(a.capture, a.sample) < std::tie(b.capture, b.sample);
   });
@@ -57,7 +57,7 @@ void pool_samples(Cell& cell) {
   m.rmse_se = pooled_error(cell.samples, &ErrorMetrics::rmse_se);
 }
 
-void pool_heads(Cell& cell) {
+void pool_heads(CellStats& cell) {
   std::vector<std::size_t> parts;
   for (const auto& s : cell.samples) {
     for (const auto& h : s.heads) {
@@ -163,14 +163,14 @@ std::vector<ModelCells> collect_cells(const std::vector<Record>& records) {
   return collector.finish();
 }
 
-std::string long_name(const Cell& cell, bool one_step) {
+std::string long_name(const CellStats& cell, bool one_step) {
   std::string text = fmt::format("layer {}", cell.layer);
   if (!cell.layer_name.empty()) text += fmt::format(" ({})", cell.layer_name);
   if (!one_step) text += fmt::format(", timestep {}", cell.timestep);
   return text;
 }
 
-std::string short_name(const Cell& cell, bool one_step) {
+std::string short_name(const CellStats& cell, bool one_step) {
   return one_step ? fmt::format("L{}", cell.layer) : fmt::format("L{} T{}", cell.layer, cell.timestep);
 }
 

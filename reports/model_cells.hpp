@@ -34,7 +34,7 @@ struct HeadCell {
 /// One (layer, timestep) under one variant. cos_sim, rel_l1 and rmse are those of all samples pooled (by adding sums,
 /// hence exact), max_abs is the maximum over samples; percentiles are the samples' mean weighted by element count,
 /// which is exact for one sample.
-struct Cell {
+struct CellStats {
   int layer = 0;
   int timestep = 0;
   std::string layer_name;
@@ -49,9 +49,9 @@ struct Cell {
 };
 
 struct VariantCells {
-  std::string variant;      ///< canonical spelling
-  std::string name;         ///< as it was asked for
-  std::vector<Cell> cells;  ///< ordered by layer, then timestep
+  std::string variant;           ///< canonical spelling
+  std::string name;              ///< as it was asked for
+  std::vector<CellStats> cells;  ///< ordered by layer, then timestep
 };
 
 /// All records of one model. Captures that name the same model are samples of one experiment and share their cells;
@@ -82,7 +82,7 @@ class CellCollector {
  private:
   struct VariantPart {
     std::string name;
-    std::map<std::pair<int, int>, Cell> cells;
+    std::map<std::pair<int, int>, CellStats> cells;
   };
   struct ModelPart {
     std::string model;
@@ -98,9 +98,9 @@ class CellCollector {
 [[nodiscard]] std::vector<ModelCells> collect_cells(const std::vector<Record>& records);
 
 /// "layer 2 (blocks.2.attn), timestep 12"; `one_step` leaves the timestep out where the model has none.
-[[nodiscard]] std::string long_name(const Cell& cell, bool one_step = false);
+[[nodiscard]] std::string long_name(const CellStats& cell, bool one_step = false);
 /// "L2 T12".
-[[nodiscard]] std::string short_name(const Cell& cell, bool one_step = false);
+[[nodiscard]] std::string short_name(const CellStats& cell, bool one_step = false);
 /// True where all cells of the model have the same timestep.
 [[nodiscard]] bool has_one_step(const ModelCells& model);
 
