@@ -35,6 +35,7 @@ class AppliedMap:
         adaptive: AdaptiveMap,
         model: Any,
         components: Iterable[str] | None,
+        scheduler: Any,
         backends: list[Backend],
         unmapped: str,
     ) -> None:
@@ -47,7 +48,7 @@ class AppliedMap:
         self._told: set[str] = set()
         roots = find_roots(model, components)
         _require_known_layers(adaptive, roots)
-        self._clock = Clock(getattr(model, "scheduler", None))
+        self._clock = Clock(getattr(model, "scheduler", None) if scheduler is None else scheduler)
         self._context = contextlib.ExitStack()
         self._context.enter_context(self._clock.follow(roots))
         self._interceptor = Interceptor(roots, self._replace, self._clock.on_open)
@@ -129,6 +130,7 @@ def apply_map(
     fallback: str | None = None,
     *,
     components: Iterable[str] | None = None,
+    scheduler: Any = None,
     backend: str = "auto",
     unmapped: str = "original",
 ) -> AppliedMap:
@@ -142,6 +144,7 @@ def apply_map(
     model         a torch module, or a pipeline of diffusers (its denoisers) or transformers, as in `capture`
     adaptive_map  map.json of `sage2-eval rank`, its content, or `AdaptiveMap.uniform("sage2-4b")`
     base, fallback  variants to run instead of those the map names
+    components, scheduler  as in `capture`
     backend       "auto" (the fastest that computes exactly the variant), or one by name ("fake", "sageattention")
     unmapped      what layers run that the map does not know: "original", "base" or "fallback"
 
@@ -151,4 +154,4 @@ def apply_map(
     if unmapped not in UNMAPPED:
         raise UsageError(f"unmapped: expected one of {', '.join(UNMAPPED)}, found {unmapped!r}")
     adaptive = AdaptiveMap.load(adaptive_map).overridden(base, fallback)
-    return AppliedMap(adaptive, model, components, choose(backend), unmapped)
+    return AppliedMap(adaptive, model, components, scheduler, choose(backend), unmapped)

@@ -48,8 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--map",
         required=True,
         metavar="TEMPLATE",
-        help='how keys are made, with {layer} or {name}, {timestep}, {sample}, {tensor}: "l{layer}/t{timestep}/{tensor}"; '
-        "in a folder, keys begin with the file's name without its ending",
+        help="how keys are made, with {layer} or {name}, {timestep}, {sample} and {tensor}, for example "
+        "'l{layer}/t{timestep}/{tensor}'; in a folder, keys begin with the file's name without its ending",
     )
     files.add_argument("--names", default="q,k,v,o", help="words for q,k,v[,o] in the keys (default q,k,v,o)")
     files.add_argument("--layout", default="HND", choices=("HND", "NHD"), help="order of heads and tokens")

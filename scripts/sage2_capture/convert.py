@@ -38,9 +38,9 @@ class Template:
         found = re.findall(r"\{(\w*)\}", text)
         unknown = [name for name in found if name not in _PLACEHOLDERS]
         if unknown or "tensor" not in found or len(set(found)) != len(found):
+            known = ", ".join(f"{{{name}}}" for name in _PLACEHOLDERS)
             raise UsageError(
-                f"--map: expected place holders among {', '.join(f'{{{n}}}' for n in _PLACEHOLDERS)}, each at most once "
-                f"and {{tensor}} among them, found '{text}'"
+                f"--map: expected place holders among {known}, each at most once, {{tensor}} among them, found '{text}'"
             )
         pattern = re.escape(text).replace(r"\{", "{").replace(r"\}", "}")
         for name in _NUMBERS:

@@ -37,7 +37,6 @@ class Interceptor:
         on_close: Callable[[str], None] | None = None,
     ) -> None:
         self.roots = roots
-        self.calls = 0
         self._handler = handler
         self._on_open = on_open
         self._on_close = on_close
@@ -50,16 +49,16 @@ class Interceptor:
 
     def install(self) -> None:
         """Puts the hooks in place; `remove` takes all of them away again."""
-        from .ways import diffusers, mha, transformers
-
         for prefix, root in self.roots.items():
             for name, module in root.named_modules():
                 if _may_attend(module):
                     self._hook(module, name, prefix, root)
-        for way in (mha, transformers, diffusers):
-            self._installed.enter_context(way.install(self))
-        ACTIVE.append(self)
-        self._installed.callback(ACTIVE.remove, self)
+        from .ways import diffusers
+
+        self._installed.enter_context(diffusers.replaced_processors(self.roots.values()))
+        _ACTIVE.append(self)
+        self._installed.callback(_forget, self)
+        _install_ways()
         if not self.roots:
             self._open()
 
@@ -92,7 +91,6 @@ class Interceptor:
         ordinal = self._ordinals[base]
         self._ordinals[base] += 1
         call.site = f"{base}#{ordinal}" if ordinal or not (self._stack or name) else base
-        self.calls += 1
         with self.blind():
             return self._handler(call, original)
 
@@ -132,7 +130,7 @@ class Interceptor:
         self._ordinals.clear()
         self._thread = threading.get_ident()
         self._scope = contextlib.ExitStack()
-        self._scope.enter_context(sdpa.mode(self))
+        self._scope.enter_context(sdpa.Mode())
 
     def _close(self) -> None:
         self._stack.clear()
@@ -147,4 +145,38 @@ def _may_attend(module: nn.Module) -> bool:
     return not (type(module).__module__.startswith("torch.nn.modules.") and not list(module.children()))
 
 
-ACTIVE: list[Interceptor] = []  # innermost last; what the decorator for people's own attention asks
+_ACTIVE: list[Interceptor] = []  # innermost last
+_WAYS: dict[str, contextlib.AbstractContextManager[None]] = {}
+
+
+def current() -> Interceptor | None:
+    """The innermost interceptor that should see a call made now; while that one handles it, the next outer one."""
+    return next((interceptor for interceptor in reversed(_ACTIVE) if interceptor.active), None)
+
+
+@contextlib.contextmanager
+def all_blind() -> Iterator[None]:
+    """Calls made inside are seen by nobody."""
+    with contextlib.ExitStack() as stack:
+        for interceptor in _ACTIVE:
+            stack.enter_context(interceptor.blind())
+        yield
+
+
+def _install_ways() -> None:
+    """The libraries are patched once for all interceptors, so that these may come and go in any order."""
+    from .ways import diffusers, mha, sdpa, transformers
+
+    ways = {"sdpa": sdpa.install, "mha": mha.install}
+    ways |= {"transformers": transformers.install} if transformers.loaded() else {}
+    ways |= {"diffusers": diffusers.install} if diffusers.loaded() else {}
+    for name, install in ways.items():
+        if name not in _WAYS:
+            _WAYS[name] = install()
+            _WAYS[name].__enter__()
+
+
+def _forget(interceptor: Interceptor) -> None:
+    _ACTIVE.remove(interceptor)
+    while not _ACTIVE and _WAYS:
+        _WAYS.popitem()[1].__exit__(None, None, None)

@@ -43,6 +43,7 @@ class Capture:
         plan: Plan,
         model: Any,
         components: Iterable[str] | None,
+        scheduler: Any,
         overwrite: bool,
         dry_run: bool,
         memory: int,
@@ -55,7 +56,7 @@ class Capture:
         self.summary = Summary()
         self._roots = find_roots(model, components) if model is not None else {}
         self._model = describe(model)
-        self._clock = Clock(getattr(model, "scheduler", None))
+        self._clock = Clock(getattr(model, "scheduler", None) if scheduler is None else scheduler)
         self._overwrite = overwrite
         self._memory = memory
         self._source = source or f"torch {torch.__version__}"
@@ -310,6 +311,7 @@ def capture(
     model: Any = None,
     *,
     components: Iterable[str] | None = None,
+    scheduler: Any = None,
     overwrite: bool = False,
     dry_run: bool = False,
     memory: int = 2 << 30,
@@ -325,6 +327,7 @@ def capture(
     model       a torch module, or a pipeline of diffusers (its denoisers) or transformers; None watches every call in
                 the block, without names
     components  names of a pipeline's components to watch instead of its denoisers
+    scheduler   a diffusers scheduler that steps the model, where `model` is no pipeline that has one
     overwrite   start anew; otherwise cells that an earlier run has written to `file` are kept and the rest added
     dry_run     run one step of the model only, write nothing, print what would be written and how large it is
     memory      bytes that may wait for the disk; beyond it the model waits
@@ -337,4 +340,4 @@ def capture(
         plan = Plan.parse(plan)
     elif isinstance(plan, dict):
         plan = Plan.from_dict(plan)
-    return Capture(Path(file), plan or Plan(), model, components, overwrite, dry_run, memory, source, quiet)
+    return Capture(Path(file), plan or Plan(), model, components, scheduler, overwrite, dry_run, memory, source, quiet)

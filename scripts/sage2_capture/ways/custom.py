@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from .. import intercept
 from ..call import make_call
 from ..errors import UsageError
-from ..intercept import ACTIVE
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _NAMES = {
@@ -50,7 +50,7 @@ def attention(
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            interceptor = next((i for i in reversed(ACTIVE) if i.active), None)
+            interceptor = intercept.current()
             if interceptor is None:
                 return function(*args, **kwargs)
             bound = signature.bind(*args, **kwargs)

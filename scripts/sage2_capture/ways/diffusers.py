@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 
+from .. import intercept
 from ..call import AttentionCall, make_call
-
-if TYPE_CHECKING:
-    from ..intercept import Interceptor
 
 # Processors by hand -> the same computation through scaled_dot_product_attention.
 _EQUIVALENT = {
@@ -26,20 +24,31 @@ _EQUIVALENT = {
 }
 
 
+def loaded() -> bool:
+    """True where the library is imported and has a dispatcher."""
+    return hasattr(sys.modules.get("diffusers.models.attention_dispatch"), "_AttentionBackendRegistry")
+
+
 @contextlib.contextmanager
-def install(interceptor: Interceptor) -> Iterator[None]:
-    """Wraps every backend of the dispatcher and replaces processors; nothing to do where diffusers is not imported."""
+def install() -> Iterator[None]:
+    """Wraps every backend of the dispatcher."""
+    backends = sys.modules["diffusers.models.attention_dispatch"]._AttentionBackendRegistry._backends
+    originals = dict(backends)
+    for name, backend in originals.items():
+        backends[name] = _wrap(backend, str(getattr(name, "value", name)))
+    try:
+        yield
+    finally:
+        backends.update(originals)
+
+
+@contextlib.contextmanager
+def replaced_processors(roots: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Swaps processors that compute attention by hand for their equivalents."""
     with contextlib.ExitStack() as undo:
-        dispatch = sys.modules.get("diffusers.models.attention_dispatch")
-        registry = getattr(dispatch, "_AttentionBackendRegistry", None)
-        if registry is not None:
-            originals = dict(registry._backends)
-            undo.callback(lambda: registry._backends.update(originals))
-            for name, backend in originals.items():
-                registry._backends[name] = _wrap(interceptor, backend, str(getattr(name, "value", name)))
         processors = sys.modules.get("diffusers.models.attention_processor")
         if processors is not None:
-            for root in interceptor.roots.values():
+            for root in roots:
                 for module in root.modules():
                     _replace_processor(module, processors, undo)
         yield
@@ -53,13 +62,14 @@ def _replace_processor(module: torch.nn.Module, processors: Any, undo: contextli
         module.set_processor(getattr(processors, equivalent)())
 
 
-def _wrap(interceptor: Interceptor, backend: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _wrap(backend: Callable[..., Any], name: str) -> Callable[..., Any]:
     @functools.wraps(backend)
     def attention(**kwargs: Any) -> Any:
-        if not interceptor.active:
+        interceptor = intercept.current()
+        if interceptor is None:
             return backend(**kwargs)
         call = read_arguments(name, **kwargs)
-        out = interceptor.see(call, lambda: backend(**kwargs).transpose(1, 2))
+        out = interceptor.see(call, lambda: attention(**kwargs).transpose(1, 2))
         return out.transpose(1, 2)
 
     return attention

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from ..intercept import Interceptor
+from .. import intercept
 
 
 @contextlib.contextmanager
-def install(interceptor: Interceptor) -> Iterator[None]:
+def install() -> Iterator[None]:
     """Keeps the modules on the path through scaled_dot_product_attention.
 
     The fused inference path of torch.nn is switched off, since it calls no attention function. A module that is asked
@@ -28,9 +27,9 @@ def install(interceptor: Interceptor) -> Iterator[None]:
     def forward(self: nn.MultiheadAttention, *args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
-        if not interceptor.active or not bound.arguments["need_weights"]:
+        if intercept.current() is None or not bound.arguments["need_weights"]:
             return original(self, *args, **kwargs)
-        with interceptor.blind():
+        with intercept.all_blind():
             _, weights = original(*bound.args, **bound.kwargs)
         bound.arguments["need_weights"] = False
         out, _ = original(*bound.args, **bound.kwargs)

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from .. import intercept
 from ..call import AttentionCall, make_call
 
-if TYPE_CHECKING:
-    from ..intercept import Interceptor
+_FUNCTION = torch._C._nn.scaled_dot_product_attention  # what torch.nn.functional exports
 
 
-def mode(interceptor: Interceptor) -> TorchFunctionMode:
+class Mode(TorchFunctionMode):
     """Context in which PyTorch tells us of each call; seen even where code imported the function by name."""
-    return _Mode(interceptor)
-
-
-class _Mode(TorchFunctionMode):
-    def __init__(self, interceptor: Interceptor) -> None:
-        super().__init__()
-        self._interceptor = interceptor
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or not self._interceptor.active:
-            return func(*args, **kwargs)
-        call, shape = read_arguments(*args, **kwargs)
-        out = self._interceptor.see(call, lambda: _as_call(func(*args, **kwargs), call))
-        return out.reshape(shape)
+        if func is not _FUNCTION:
+            return func(*args, **(kwargs or {}))
+        return _see(func, args, kwargs or {})
+
+
+@contextlib.contextmanager
+def install() -> Iterator[None]:
+    """Replaces the name in torch.nn.functional as well: the mode is off inside PyTorch's own composite functions."""
+    before = F.scaled_dot_product_attention
+
+    @functools.wraps(before)
+    def wrapper(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return _see(before, args, kwargs)
+
+    F.scaled_dot_product_attention = wrapper  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = before  # type: ignore[assignment]
+
+
+def _see(function: Callable[..., torch.Tensor], args: Any, kwargs: Any) -> torch.Tensor:
+    interceptor = intercept.current()
+    if interceptor is None:
+        return function(*args, **kwargs)
+    call, shape = read_arguments(*args, **kwargs)
+    out = interceptor.see(call, lambda: _as_call(_see(function, args, kwargs), call))
+    return out.reshape(shape)
 
 
 def read_arguments(

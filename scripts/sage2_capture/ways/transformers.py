@@ -10,34 +10,33 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from .. import intercept
 from ..call import AttentionCall, make_call
-
-if TYPE_CHECKING:
-    from ..intercept import Interceptor
 
 # Arguments that change what is computed beyond Q, K, V, mask and scale.
 _EXTRAS = ("softcap", "s_aux", "sinks", "position_bias", "cache", "block_mask", "score_mod", "alibi", "attention_bias")
 
 
+def loaded() -> bool:
+    """True where the library is imported and has a registry."""
+    return hasattr(sys.modules.get("transformers.modeling_utils"), "AttentionInterface")
+
+
 @contextlib.contextmanager
-def install(interceptor: Interceptor) -> Iterator[None]:
-    """Wraps the registry's look-up; nothing to do where transformers is not imported."""
-    library = sys.modules.get("transformers.modeling_utils")
-    registry = getattr(library, "AttentionInterface", None)
-    if registry is None:
-        yield
-        return
+def install() -> Iterator[None]:
+    """Wraps the registry's look-up."""
+    registry = sys.modules["transformers.modeling_utils"].AttentionInterface
     name = "get_interface" if hasattr(registry, "get_interface") else "__getitem__"
     own = name in registry.__dict__
     original = getattr(registry, name)
 
     @functools.wraps(original)
     def look_up(self: Any, implementation: str, *args: Any) -> Any:
-        return _wrap(interceptor, original(self, implementation, *args), implementation or "eager")
+        return _wrap(original(self, implementation, *args), implementation or "eager")
 
     setattr(registry, name, look_up)
     try:
@@ -49,7 +48,7 @@ def install(interceptor: Interceptor) -> Iterator[None]:
             delattr(registry, name)
 
 
-def _wrap(interceptor: Interceptor, function: Callable[..., Any], implementation: str) -> Callable[..., Any]:
+def _wrap(function: Callable[..., Any], implementation: str) -> Callable[..., Any]:
     @functools.wraps(function)
     def attention(
         module: torch.nn.Module,
@@ -60,13 +59,14 @@ def _wrap(interceptor: Interceptor, function: Callable[..., Any], implementation
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        if not interceptor.active:
+        interceptor = intercept.current()
+        if interceptor is None:
             return function(module, query, key, value, attention_mask, *args, **kwargs)
         call = read_arguments(implementation, module, query, key, value, attention_mask, *args, **kwargs)
         rest: list[Any] = [None]
 
         def original() -> torch.Tensor:
-            out, *rest[:] = function(module, query, key, value, attention_mask, *args, **kwargs)
+            out, *rest[:] = attention(module, query, key, value, attention_mask, *args, **kwargs)
             return out.transpose(1, 2)
 
         out = interceptor.see(call, original)
