@@ -1,0 +1,386 @@
+#include "reference/strip.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numbers>
+
+#include "reference/emulate.hpp"
+#include "reference/exp2.hpp"
+#include "reference/formats.hpp"
+
+namespace sage2 {
+namespace {
+
+/// Below every score; finite, so that a row without a visible key never computes infinity minus infinity.
+constexpr float kNoScore = -1e30F;
+/// FP16 accumulators start afresh after this many keys, whatever the key tile (SageAttention2++).
+constexpr std::size_t kHalfKeys = 64;
+
+/// FP8 and FP16 fit the narrow kernel; an exact or BF16 operand does not.
+Summation tensor_core(Format a, Format b) {
+  const auto narrow = [](Format f) { return is_fp8(f) || f == Format::fp16; };
+  return narrow(a) && narrow(b) ? Summation::narrow : Summation::wide;
+}
+
+Summation qk_summation(const Variant& v) {
+  if (is_integer(v.q) && is_integer(v.k)) return Summation::integer;
+  return v.qk_accum == QkAccum::exact ? Summation::fp64 : tensor_core(v.q, v.k);
+}
+
+Summation pv_summation(const Variant& v, Format part) {
+  if (v.pv_accum == PvAccum::exact) return Summation::fp64;
+  if (is_integer(v.p) && is_integer(part)) return Summation::integer;
+  // Outlier channels in FP16 beside INT8 ones: their products with the codes of P are summed exactly.
+  if (is_integer(v.p)) return Summation::fp64;
+  return tensor_core(v.p, part);
+}
+
+bool half_accumulator(PvAccum a) {
+  return a == PvAccum::fp32_fp16 || a == PvAccum::fp16;
+}
+bool fresh_per_tile(PvAccum a) {
+  return a == PvAccum::fp32_fp32 || a == PvAccum::fp32_fp16;
+}
+
+AlignedVector<double> widened(const Matrix& m) {
+  return {m.data.begin(), m.data.end()};
+}
+
+}  // namespace
+
+float p_offset(const Variant& v) {
+  switch (v.p) {
+    case Format::e4m3:
+      return 8.807F;  // log2(448) = 8.80735
+    case Format::e5m2:
+      return 15.807F;  // log2(57344) = 15.80735
+    case Format::exact:
+      return is_fp8(v.v) ? 8.807F : 0.0F;
+    default:
+      return 0.0F;
+  }
+}
+
+AttentionPlan::AttentionPlan(const HeadProblem& head, const Variant& what, const Operands& in)
+    : problem(head),
+      variant(what),
+      operands(in),
+      scale_log2(static_cast<float>(static_cast<double>(head.sm_scale) * std::numbers::log2e)),
+      p_offset(sage2::p_offset(what)),
+      qk_how(qk_summation(what)) {
+  if (qk_how == Summation::fp64) k64 = widened(in.k.codes);
+  if (qk_how == Summation::narrow || qk_how == Summation::wide) {
+    qk_model = accumulator_model(what.arch, what.q, what.k, false);
+  }
+  if (qk_how == Summation::narrow) {
+    k_exponents.resize(in.k.codes.data.size());
+    operand_exponents(in.k.codes.data.data(), k_exponents.size(), least_exponent(what.k), k_exponents.data());
+  }
+  for (const auto& part : in.v) {
+    PvPlan p;
+    p.operand = &part;
+    p.how = pv_summation(what, part.format);
+    if (p.how == Summation::fp64) p.codes64 = widened(part.codes);
+    if (p.how == Summation::narrow || p.how == Summation::wide) {
+      // Outlier channels ride on FP16 instructions, into which every FP8 value of P fits, with an FP32 accumulator.
+      const bool outliers = &part != in.v.data();
+      p.model = outliers ? accumulator_model(what.arch, Format::fp16, Format::fp16, false)
+                         : accumulator_model(what.arch, what.p, part.format, half_accumulator(what.pv_accum));
+    }
+    if (p.how == Summation::narrow) {
+      p.exponents.resize(part.codes.data.size());
+      operand_exponents(part.codes.data.data(), p.exponents.size(), least_exponent(part.format), p.exponents.data());
+    }
+    pv.push_back(std::move(p));
+  }
+}
+
+Strip::Strip(const AttentionPlan& plan)
+    : plan_(plan), q_scale_(kStrip), m_(kStrip), alpha_(kStrip), l_(4 * kStrip), visible_(kStrip), block_(kStrip) {
+  const std::size_t depth = plan.operands.q.codes.cols;
+  const std::size_t tile = plan.variant.geometry.k_tile;
+  q_.resize(depth * kStrip);
+  s_.resize(tile * kStrip);
+  p_.resize(tile * kStrip);
+  if (plan.qk_how == Summation::narrow) q_exponents_.resize(depth * kStrip);
+  if (plan.qk_how == Summation::fp64) {
+    q64_.resize(depth * kStrip);
+    s64_.resize(tile * kStrip);
+  }
+  if (!plan.operands.delta_s.data.empty()) delta_.resize(tile * kStrip);
+  std::size_t widest = 0;
+  for (const auto& part : plan.pv) {
+    const std::size_t size = part.operand->channels.size() * kStrip;
+    widest = std::max(widest, size);
+    o_.emplace_back(part.how == Summation::fp64 ? 0 : size);
+    o64_.emplace_back(part.how == Summation::fp64 ? size : 0);
+    if (part.how == Summation::narrow) p_exponents_.resize(tile * kStrip);
+    if (part.how == Summation::fp64) p64_.resize(tile * kStrip);
+  }
+  tile_.resize(widest);
+}
+
+void Strip::load_queries(std::span<const std::uint32_t> rows) {
+  const auto& q = plan_.operands.q;
+  const std::size_t depth = q.codes.cols;
+  last_visible_ = 0;
+  for (std::size_t r = 0; r < kStrip; ++r) {
+    // Lanes without a row compute the last one again and see no key.
+    const std::size_t row = rows[std::min(r, rows.size() - 1)];
+    const std::size_t seen = r < rows.size() ? plan_.problem.visible(row) : 0;
+    visible_[r] = static_cast<std::int32_t>(seen);
+    last_visible_ = std::max(last_visible_, seen);
+    block_[r] = static_cast<std::uint32_t>(row / kSmoothQBlock);
+    // One factor a row carries the scale of Q and the softmax scale; the scale of K joins it key by key.
+    q_scale_[r] = q.scale[row] * plan_.scale_log2;
+    const float* codes = q.codes.row(row);
+    for (std::size_t c = 0; c < depth; ++c) q_[c * kStrip + r] = codes[c];
+  }
+  if (plan_.qk_how == Summation::narrow) {
+    operand_exponents(q_.data(), q_.size(), least_exponent(plan_.variant.q), q_exponents_.data());
+  }
+  if (plan_.qk_how == Summation::fp64) std::copy(q_.begin(), q_.end(), q64_.begin());
+}
+
+/// S = Q K^T of the codes, into s_.
+void Strip::scores(std::size_t first_key, std::size_t keys) {
+  const auto& k = plan_.operands.k.codes;
+  const std::size_t depth = k.cols;
+  const PanelView<float> b{k.row(first_key), 1, depth};
+  switch (plan_.qk_how) {
+    case Summation::integer:
+      multiply_exact_int(depth, keys, q_.data(), b, s_.data());
+      break;
+    case Summation::fp64:
+      std::fill_n(s64_.begin(), keys * kStrip, 0.0);
+      multiply_fp64(depth, keys, q64_.data(), {plan_.k64.data() + first_key * depth, 1, depth}, s64_.data());
+      for (std::size_t i = 0; i < keys * kStrip; ++i) s_[i] = static_cast<float>(s64_[i]);
+      break;
+    case Summation::narrow:
+      std::fill_n(s_.begin(), keys * kStrip, 0.0F);
+      accumulate_narrow(plan_.qk_model, depth, keys, q_.data(), q_exponents_.data(), b,
+                        {plan_.k_exponents.data() + first_key * depth, 1, depth}, s_.data());
+      break;
+    case Summation::wide:
+      std::fill_n(s_.begin(), keys * kStrip, 0.0F);
+      accumulate_wide(plan_.qk_model, depth, keys, q_.data(), b, s_.data());
+      break;
+  }
+}
+
+/// From products of codes to P before rounding: new running maximum, rescaling factor, exponentials, denominator.
+void Strip::softmax(std::size_t first_key, std::size_t keys) {
+  const bool smooth_q = !delta_.empty();
+  if (smooth_q) {
+    for (std::size_t n = 0; n < keys; ++n) {
+      for (std::size_t r = 0; r < kStrip; ++r) {
+        delta_[n * kStrip + r] = plan_.operands.delta_s(block_[r], first_key + n);
+      }
+    }
+  }
+  const float* const k_scale = plan_.operands.k.scale.data() + first_key;
+  float largest[kStrip];
+  std::fill_n(largest, kStrip, kNoScore);
+  for (std::size_t n = 0; n < keys; ++n) {
+    float* const s = s_.data() + n * kStrip;
+    const float scale = k_scale[n];
+    const auto key = static_cast<std::int32_t>(first_key + n);
+    if (smooth_q) {
+      const float* const delta = delta_.data() + n * kStrip;
+      for (std::size_t r = 0; r < kStrip; ++r) {
+        // s becomes the whole score here; without smooth Q it stays the product, which the exponential scales.
+        s[r] = std::fma(s[r], q_scale_[r] * scale, delta[r]);
+        const float x = key < visible_[r] ? s[r] : kNoScore;
+        largest[r] = x > largest[r] ? x : largest[r];
+      }
+    } else {
+      for (std::size_t r = 0; r < kStrip; ++r) {
+        const float x = key < visible_[r] ? s[r] * (q_scale_[r] * scale) : kNoScore;
+        largest[r] = x > largest[r] ? x : largest[r];
+      }
+    }
+  }
+  for (std::size_t r = 0; r < kStrip; ++r) {
+    const float m = std::max(m_[r], largest[r] - plan_.p_offset);
+    alpha_[r] = exp2_shared(m_[r] - m);
+    m_[r] = m;
+    for (std::size_t t = 0; t < 4; ++t) l_[t * kStrip + r] *= alpha_[r];
+  }
+  for (std::size_t n = 0; n < keys; ++n) {
+    const float* const s = s_.data() + n * kStrip;
+    float* const p = p_.data() + n * kStrip;
+    // A row's keys are shared by four threads of a warp, two of every eight each; each keeps its own partial sum.
+    float* const l = l_.data() + n % 8 / 2 * kStrip;
+    const float scale = k_scale[n];
+    const auto key = static_cast<std::int32_t>(first_key + n);
+    for (std::size_t r = 0; r < kStrip; ++r) {
+      const float y = smooth_q ? s[r] - m_[r] : std::fma(s[r], q_scale_[r] * scale, -m_[r]);
+      const float e = exp2_shared(y);
+      p[r] = key < visible_[r] ? e : 0.0F;
+      l[r] += p[r];
+    }
+  }
+}
+
+/// Rounds P in place and counts what was lost. `limit`: beyond it a code is clamped.
+template <class Round>
+void Strip::round_p(std::size_t first_key, std::size_t keys, const Round& round, float limit) {
+  std::int32_t lost[kStrip] = {};
+  std::int32_t clamped[kStrip] = {};
+  for (std::size_t n = 0; n < keys; ++n) {
+    float* const p = p_.data() + n * kStrip;
+    const auto key = static_cast<std::int32_t>(first_key + n);
+    for (std::size_t r = 0; r < kStrip; ++r) {
+      clamped[r] += p[r] > limit ? 1 : 0;
+      p[r] = round(p[r]);
+      lost[r] += key < visible_[r] && p[r] == 0 ? 1 : 0;
+    }
+  }
+  for (std::size_t r = 0; r < kStrip; ++r) {
+    counts_.underflow += static_cast<std::uint64_t>(lost[r]);
+    counts_.saturated += static_cast<std::uint64_t>(clamped[r]);
+  }
+}
+
+/// O = alpha O + P V for one part of V.
+void Strip::multiply_v(std::size_t part, std::size_t first_key, std::size_t keys) {
+  const auto& plan = plan_.pv[part];
+  const auto& codes = plan.operand->codes;
+  const std::size_t channels = codes.cols;
+  const bool per_tile_scale = plan.operand->scale.rows > 1;
+  const float* const scale =
+      per_tile_scale ? plan.operand->scale.row(first_key / plan_.variant.geometry.k_tile) : nullptr;
+  if (plan.how == Summation::fp64) {
+    double* const o = o64_[part].data();
+    for (std::size_t c = 0; c < channels; ++c) {
+      for (std::size_t r = 0; r < kStrip; ++r) {
+        // With a scale per tile, O is kept in units of this tile's scale while it is added to.
+        o[c * kStrip + r] *= static_cast<double>(alpha_[r]) / (scale != nullptr ? static_cast<double>(scale[c]) : 1.0);
+      }
+    }
+    multiply_fp64(keys, channels, p64_.data(), {plan.codes64.data() + first_key * channels, channels, 1}, o);
+    if (scale != nullptr) {
+      for (std::size_t c = 0; c < channels; ++c) {
+        for (std::size_t r = 0; r < kStrip; ++r) o[c * kStrip + r] *= static_cast<double>(scale[c]);
+      }
+    }
+    return;
+  }
+  float* const o = o_[part].data();
+  const auto accumulate = [&](std::size_t k0, std::size_t depth, float* acc) {
+    const PanelView<float> b{codes.row(first_key + k0), channels, 1};
+    const float* const a = p_.data() + k0 * kStrip;
+    if (plan.how == Summation::integer) {
+      multiply_exact_int(depth, channels, a, b, acc);
+    } else if (plan.how == Summation::narrow) {
+      accumulate_narrow(plan.model, depth, channels, a, p_exponents_.data() + k0 * kStrip, b,
+                        {plan.exponents.data() + (first_key + k0) * channels, channels, 1}, acc);
+    } else {
+      accumulate_wide(plan.model, depth, channels, a, b, acc);
+    }
+  };
+  if (!fresh_per_tile(plan_.variant.pv_accum)) {
+    // One accumulator over all keys, rescaled in its own format.
+    for (std::size_t c = 0; c < channels; ++c) {
+      for (std::size_t r = 0; r < kStrip; ++r) {
+        const float x = o[c * kStrip + r] * alpha_[r];
+        o[c * kStrip + r] = plan.model.half ? round_fp16(x) : x;
+      }
+    }
+    accumulate(0, keys, o);
+    return;
+  }
+  const std::size_t step = plan.model.half ? std::min(kHalfKeys, keys) : keys;
+  for (std::size_t k0 = 0; k0 < keys; k0 += step) {
+    std::fill_n(tile_.begin(), channels * kStrip, 0.0F);
+    accumulate(k0, std::min(step, keys - k0), tile_.data());
+    for (std::size_t c = 0; c < channels; ++c) {
+      float* const oc = o + c * kStrip;
+      const float* const tc = tile_.data() + c * kStrip;
+      for (std::size_t r = 0; r < kStrip; ++r) {
+        // Rescaling and promotion to FP32 are one instruction.
+        const float alpha = k0 == 0 ? alpha_[r] : 1.0F;
+        oc[r] = scale != nullptr ? std::fma(tc[r], scale[c], oc[r] * alpha) : std::fma(oc[r], alpha, tc[r]);
+      }
+    }
+  }
+}
+
+/// O / l, scales and mean of V, and from lanes back to rows.
+void Strip::finish(std::size_t rows, float* o) const {
+  const std::size_t head_dim = plan_.problem.v.cols;
+  float inverse[kStrip];
+  for (std::size_t r = 0; r < kStrip; ++r) {
+    const float l = (l_[r] + l_[kStrip + r]) + (l_[2 * kStrip + r] + l_[3 * kStrip + r]);
+    const float unit = plan_.variant.p == Format::int8 ? 127.0F : 1.0F;
+    inverse[r] = l == 0 ? 0.0F : 1.0F / (l * unit);
+  }
+  for (std::size_t i = 0; i < plan_.pv.size(); ++i) {
+    const auto& part = *plan_.pv[i].operand;
+    const bool per_tile_scale = part.scale.rows > 1;
+    const bool exact = plan_.pv[i].how == Summation::fp64;
+    for (std::size_t c = 0; c < part.channels.size(); ++c) {
+      const std::uint32_t channel = part.channels[c];
+      const float scale = per_tile_scale ? 1.0F : part.scale(0, c);
+      for (std::size_t r = 0; r < rows; ++r) {
+        const std::size_t at = c * kStrip + r;
+        const float raw =
+            exact ? static_cast<float>(o64_[i][at] * static_cast<double>(inverse[r])) : o_[i][at] * inverse[r];
+        const bool seen = visible_[r] > 0;
+        o[r * head_dim + channel] =
+            plan_.operands.v_mean.empty() || !seen ? raw * scale : std::fma(raw, scale, plan_.operands.v_mean[channel]);
+      }
+    }
+  }
+}
+
+void Strip::run(std::span<const std::uint32_t> rows, float* o) {
+  counts_ = {};
+  load_queries(rows);
+  std::fill(m_.begin(), m_.end(), kNoScore);
+  std::fill(l_.begin(), l_.end(), 0.0F);
+  for (auto& part : o_) std::fill(part.begin(), part.end(), 0.0F);
+  for (auto& part : o64_) std::fill(part.begin(), part.end(), 0.0);
+  for (std::size_t r = 0; r < rows.size(); ++r) counts_.total += static_cast<std::uint64_t>(visible_[r]);
+  const std::size_t tile = plan_.variant.geometry.k_tile;
+  for (std::size_t first = 0; first < last_visible_; first += tile) {
+    // Operands are padded to whole tiles; keys beyond the end are masked like any other.
+    scores(first, tile);
+    softmax(first, tile);
+    switch (plan_.variant.p) {
+      case Format::e4m3:
+        round_p(
+            first, tile, [](float p) { return round_e4m3(p); }, kE4m3Max * (1 + 0x1p-20F));
+        break;
+      case Format::e5m2:
+        round_p(
+            first, tile, [](float p) { return round_e5m2(p); }, kE5m2Max * (1 + 0x1p-20F));
+        break;
+      case Format::fp16:
+        round_p(
+            first, tile, [](float p) { return round_fp16(p); }, kFp16Max);
+        break;
+      case Format::bf16:
+        round_p(
+            first, tile, [](float p) { return round_bf16(p); }, std::numeric_limits<float>::max());
+        break;
+      case Format::int8:
+        round_p(
+            first, tile, [](float p) { return round_half_even(p * 127.0F); }, 1.0F + 0x1p-20F);
+        break;
+      default:
+        round_p(
+            first, tile, [](float p) { return p; }, std::numeric_limits<float>::max());
+        break;
+    }
+    if (!p_exponents_.empty()) {
+      operand_exponents(p_.data(), p_.size(), least_exponent(plan_.variant.p), p_exponents_.data());
+    }
+    if (!p64_.empty()) std::copy(p_.begin(), p_.end(), p64_.begin());
+    for (std::size_t part = 0; part < plan_.pv.size(); ++part) multiply_v(part, first, tile);
+  }
+  finish(rows.size(), o);
+}
+
+}  // namespace sage2
