@@ -265,21 +265,66 @@ CellTable pool_cells(std::span<const Run> runs, const std::vector<VariantId>& va
   return table;
 }
 
-CellGrid mean_over_samples(const CellTable& table, const std::function<double(const Observation&)>& value,
-                           std::span<const double> weights) {
+CellTable select_units(const CellTable& table, const std::vector<bool>& keep) {
+  CellTable part = table;
+  const std::size_t variants = table.variants.size();
+  std::vector<std::size_t> renumbered(table.units, 0);
+  part.units = 0;
+  for (std::size_t u = 0; u < table.units; ++u) {
+    if (keep[u]) renumbered[u] = part.units++;
+  }
+  for (std::size_t c = 0; c < table.cells.size(); ++c) {
+    const Cell& from = table.cells[c];
+    Cell& to = part.cells[c];
+    to.units.clear();
+    to.shapes.clear();
+    to.observations.clear();
+    for (std::size_t s = 0; s < from.samples(); ++s) {
+      if (!keep[from.units[s]]) continue;
+      to.units.push_back(renumbered[from.units[s]]);
+      to.shapes.push_back(from.shapes[s]);
+      const auto first = from.observations.begin() + static_cast<std::ptrdiff_t>(s * variants);
+      to.observations.insert(to.observations.end(), first, first + static_cast<std::ptrdiff_t>(variants));
+    }
+    if (to.units.empty()) {
+      throw DataError(fmt::format("{} has samples of {} of the {} draws only, none of them in this part of the split; "
+                                  "a hold-out needs captures with the same samples in every cell",
+                                  to_string(from), std::set(from.units.begin(), from.units.end()).size(), table.units));
+    }
+  }
+  return part;
+}
+
+SampleGrid evaluate(const CellTable& table, const std::function<double(const Observation&)>& value) {
+  SampleGrid grid;
+  for (const auto& cell : table.cells) {
+    for (const auto& o : cell.observations) grid.push_back(value(o));
+  }
+  return grid;
+}
+
+std::vector<double> CellGrid::column(std::size_t variant) const {
+  std::vector<double> out(cells());
+  for (std::size_t c = 0; c < out.size(); ++c) out[c] = at(c, variant);
+  return out;
+}
+
+CellGrid mean_over_samples(const CellTable& table, const SampleGrid& values, std::span<const double> weights) {
   CellGrid grid;
   grid.variants = table.variants.size();
   grid.values.assign(table.cells.size() * grid.variants, 0.0);
+  const double* from = values.data();
   for (std::size_t c = 0; c < table.cells.size(); ++c) {
-    double total = 0;
+    const auto& units = table.cells[c].units;
     double* means = &grid.values[c * grid.variants];
-    for (std::size_t s = 0; s < table.cells[c].samples(); ++s) {
-      const double weight = weights.empty() ? 1.0 : weights[table.cells[c].units[s]];
-      if (weight == 0) continue;
+    const bool drawn = std::any_of(units.begin(), units.end(), [&](auto u) { return !weights.empty() && weights[u] > 0; });
+    double total = 0;
+    for (std::size_t s = 0; s < units.size(); ++s) {
+      const double weight = drawn ? weights[units[s]] : 1.0;
       total += weight;
-      for (std::size_t v = 0; v < grid.variants; ++v) means[v] += weight * value(table.at(c, s, v));
+      for (std::size_t v = 0; v < grid.variants; ++v) means[v] += weight * *from++;
     }
-    for (std::size_t v = 0; v < grid.variants; ++v) means[v] /= total;  // 0/0 is the NaN that is promised
+    for (std::size_t v = 0; v < grid.variants; ++v) means[v] /= total;
   }
   return grid;
 }

@@ -68,6 +68,14 @@ struct CellTable {
 /// and where a metric is not a finite number.
 [[nodiscard]] CellTable pool_cells(std::span<const Run> runs, const std::vector<VariantId>& variants);
 
+/// The part of a table whose units are marked in `keep`, renumbered. Throws DataError where a cell loses all its samples.
+[[nodiscard]] CellTable select_units(const CellTable& table, const std::vector<bool>& keep);
+
+/// One number per (cell, sample, variant), in the order of the table.
+using SampleGrid = std::vector<double>;
+
+[[nodiscard]] SampleGrid evaluate(const CellTable& table, const std::function<double(const Observation&)>& value);
+
 /// One number per (cell, variant).
 struct CellGrid {
   std::size_t variants = 0;
@@ -75,11 +83,13 @@ struct CellGrid {
 
   [[nodiscard]] double at(std::size_t cell, std::size_t variant) const { return values[cell * variants + variant]; }
   [[nodiscard]] std::size_t cells() const { return values.size() / variants; }
+  /// One variant, a value a cell.
+  [[nodiscard]] std::vector<double> column(std::size_t variant) const;
 };
 
-/// Mean over the samples of each cell of `value`. `weights` has one entry per unit (empty: all 1): zeros leave draws
-/// out, counts repeat them. NaN where a cell has no sample of non-zero weight.
-[[nodiscard]] CellGrid mean_over_samples(const CellTable& table, const std::function<double(const Observation&)>& value,
+/// Mean over the samples of each cell. `weights` has one entry per unit (empty: all 1), counts of a bootstrap
+/// replicate; a cell none of whose samples were drawn keeps its plain mean.
+[[nodiscard]] CellGrid mean_over_samples(const CellTable& table, const SampleGrid& values,
                                          std::span<const double> weights = {});
 
 }  // namespace sage2
