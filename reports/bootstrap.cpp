@@ -1,12 +1,12 @@
 #include "reports/bootstrap.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <random>
 #include <set>
 
 #include "datasets/error.hpp"
 #include "fmt/format.h"
+#include "reports/model_cells.hpp"
 
 namespace sage2 {
 namespace {
@@ -18,17 +18,6 @@ constexpr std::size_t kBudgetReplicates = 100;
 void draw(std::mt19937_64& rng, std::vector<double>& counts) {
   std::fill(counts.begin(), counts.end(), 0.0);
   for (std::size_t i = 0; i < counts.size(); ++i) counts[rng() % counts.size()] += 1.0;
-}
-
-/// Quantile with linear interpolation (type 7). Reorders the values.
-double quantile(std::vector<double>& values, double q) {
-  const double position = q * static_cast<double>(values.size() - 1);
-  const auto below = static_cast<std::ptrdiff_t>(position);
-  std::nth_element(values.begin(), values.begin() + below, values.end());
-  const double low = values[static_cast<std::size_t>(below)];
-  if (below + 1 == static_cast<std::ptrdiff_t>(values.size())) return low;
-  const double high = *std::min_element(values.begin() + below + 1, values.end());
-  return low + (position - static_cast<double>(below)) * (high - low);
 }
 
 /// Independent draws of the cell that has the fewest.
@@ -54,14 +43,16 @@ void count_agreement(std::vector<double>& agreement, const Designer& d, const Ma
 
 void add_warnings(Bootstrap& b, const Designer& d) {
   if (b.units < kFewUnits) {
-    b.warnings.push_back(fmt::format("only {} independent samples: the intervals are too narrow and the ranking may "
-                                     "not hold for other prompts; capture at least {}",
-                                     b.units, kFewUnits));
+    b.warnings.push_back(
+        fmt::format("only {} independent samples: the intervals are too narrow and the ranking may "
+                    "not hold for other prompts; capture at least {}",
+                    b.units, kFewUnits));
   }
   if (d.groups.count > 1 && !(b.tau_mean >= kStableTau)) {
-    b.warnings.push_back(fmt::format("the ranking changes with the samples (Kendall's tau {:.2f}, below {:.1f}); "
-                                     "capture more samples",
-                                     b.tau_mean, kStableTau));
+    b.warnings.push_back(
+        fmt::format("the ranking changes with the samples (Kendall's tau {:.2f}, below {:.1f}); "
+                    "capture more samples",
+                    b.tau_mean, kStableTau));
   }
   const auto undecided = std::count_if(b.agreement.begin(), b.agreement.end(), [](double a) { return a < 0.95; });
   if (undecided > 0) {
@@ -76,8 +67,9 @@ Bootstrap bootstrap(const Designer& d, const MapDesign& design, const BootstrapO
   Bootstrap b;
   b.units = fewest_units(d.table);
   if (b.units < 2) {
-    b.warnings.emplace_back("one sample only: nothing says whether the ranking holds for other prompts; capture at "
-                            "least 5");
+    b.warnings.emplace_back(
+        "one sample only: nothing says whether the ranking holds for other prompts; capture at "
+        "least 5");
     return b;
   }
   b.replicates = options.replicates;
@@ -102,10 +94,12 @@ Bootstrap bootstrap(const Designer& d, const MapDesign& design, const BootstrapO
   }
   for (std::size_t c = 0; c < cells; ++c) {
     b.agreement[c] /= static_cast<double>(maps);
+    std::sort(values[c].begin(), values[c].end());
     b.low.push_back(quantile(values[c], 0.025));
     b.high.push_back(quantile(values[c], 0.975));
   }
   for (const double t : taus) b.tau_mean += t / static_cast<double>(taus.size());
+  std::sort(taus.begin(), taus.end());
   b.tau_low = quantile(taus, 0.05);
   add_warnings(b, d);
   return b;

@@ -34,12 +34,14 @@ struct Problem {
   double least_weight = 0, least_value = 0;  ///< sums of what was subtracted
 };
 
-using Member = double Option::*;
+using Member = double BudgetOption::*;
 
 /// Power of two, so that costs that are short binary fractions stay exact. `range` is the largest possible sum.
-double tick_of(double range) { return range > 0 ? std::exp2(std::ceil(std::log2(range)) - 52) : 1.0; }
+double tick_of(double range) {
+  return range > 0 ? std::exp2(std::ceil(std::log2(range)) - 52) : 1.0;
+}
 
-double least(const std::vector<Option>& options, Member member) {
+double least(const std::vector<BudgetOption>& options, Member member) {
   double value = kInfinity;
   for (const auto& o : options) value = std::min(value, o.*member);
   return value;
@@ -344,7 +346,7 @@ std::optional<BudgetSolution> solve(const BudgetItems& items, Member weight, Mem
     s.error += items[g][s.chosen[g]].error;
   }
   s.gap = (static_cast<double>(search.best_value()) - bound) * problem->value_tick;
-  s.bound = (value == &Option::error ? s.error : s.cost) - s.gap;
+  s.bound = (value == &BudgetOption::error ? s.error : s.cost) - s.gap;
   s.multiplier = relaxation.multiplier * problem->value_tick / problem->weight_tick;
   s.proved = s.gap <= 0;
   s.open_items = search.open_items();
@@ -355,11 +357,11 @@ std::optional<BudgetSolution> solve(const BudgetItems& items, Member weight, Mem
 }  // namespace
 
 std::optional<BudgetSolution> least_error(const BudgetItems& items, double max_cost, std::size_t max_states) {
-  return solve(items, &Option::cost, &Option::error, max_cost, max_states);
+  return solve(items, &BudgetOption::cost, &BudgetOption::error, max_cost, max_states);
 }
 
 std::optional<BudgetSolution> least_cost(const BudgetItems& items, double max_error, std::size_t max_states) {
-  return solve(items, &Option::error, &Option::cost, max_error, max_states);
+  return solve(items, &BudgetOption::error, &BudgetOption::cost, max_error, max_states);
 }
 
 }  // namespace sage2

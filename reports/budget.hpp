@@ -23,13 +23,13 @@
 /// that ten cells of 0.1 ms fit into 1 ms.
 namespace sage2 {
 
-struct Option {
+struct BudgetOption {
   double cost = 0;
   double error = 0;
 };
 
 /// The options of every item; items may have different numbers of them, but at least one.
-using BudgetItems = std::vector<std::vector<Option>>;
+using BudgetItems = std::vector<std::vector<BudgetOption>>;
 
 struct BudgetSolution {
   std::vector<std::size_t> chosen;  ///< per item, index into its options

@@ -37,9 +37,10 @@ void check_capture_names(const Run& run) {
   for (const auto& capture : run.info.captures) {
     const auto [it, fresh] = seen.try_emplace(capture.name, capture.fingerprint);
     if (!fresh && it->second != capture.fingerprint) {
-      throw DataError(fmt::format("{}: holds two different captures named \"{}\", whose records cannot be told apart; "
-                                  "rename one, or evaluate them into two runs and give both",
-                                  run.folder.string(), capture.name));
+      throw DataError(
+          fmt::format("{}: holds two different captures named \"{}\", whose records cannot be told apart; "
+                      "rename one, or evaluate them into two runs and give both",
+                      run.folder.string(), capture.name));
     }
   }
 }
@@ -91,9 +92,10 @@ Pending collect(std::span<const Run> runs, const std::vector<VariantId>& variant
       slots.resize(variants.size());
       Slot& slot = slots[static_cast<std::size_t>(v - variants.begin())];
       if (slot.record != nullptr) {
-        throw DataError(fmt::format("{}: variant {} has two different records, the other one in {}; they come from "
-                                    "different heads, query rows or contents",
-                                    describe({&record, &run}), v->name, slot.run->folder.string()));
+        throw DataError(
+            fmt::format("{}: variant {} has two different records, the other one in {}; they come from "
+                        "different heads, query rows or contents",
+                        describe({&record, &run}), v->name, slot.run->folder.string()));
       }
       slot = {&record, &run};
       const auto device = fmt::format("{} ({})", record.device, record.engine);
@@ -131,10 +133,10 @@ void check_complete(const std::vector<Slot>& slots, const std::vector<VariantId>
   const auto there = std::find_if(slots.begin(), slots.end(), [](const Slot& s) { return s.record != nullptr; });
   for (std::size_t v = 0; v < slots.size(); ++v) {
     if (slots[v].record != nullptr) continue;
-    throw DataError(fmt::format("{}: has a record of variant {} but none of {}; evaluate both on the same captures, to "
-                                "the end",
-                                describe(*there), variants[static_cast<std::size_t>(there - slots.begin())].name,
-                                variants[v].name));
+    throw DataError(fmt::format(
+        "{}: has a record of variant {} but none of {}; evaluate both on the same captures, to "
+        "the end",
+        describe(*there), variants[static_cast<std::size_t>(there - slots.begin())].name, variants[v].name));
   }
 }
 
@@ -143,9 +145,10 @@ void check_alike(const Slot& a, const Slot& b) {
     return std::pair{r.queries ? r.queries->count : 0, r.queries ? r.queries->seed : 0};
   };
   if (a.record->heads_selected != b.record->heads_selected || subset(*a.record) != subset(*b.record)) {
-    throw DataError(fmt::format("{}: variants {} and {} were evaluated on different heads or query rows, so their "
-                                "errors cannot be compared",
-                                describe(b), a.record->name, b.record->name));
+    throw DataError(
+        fmt::format("{}: variants {} and {} were evaluated on different heads or query rows, so their "
+                    "errors cannot be compared",
+                    describe(b), a.record->name, b.record->name));
   }
 }
 
@@ -158,9 +161,10 @@ void check_finite(const Slot& slot, const VariantId& variant) {
                                                                {"sq_err", r.sums.sq_err}}};
   for (const auto& [name, value] : metrics) {
     if (std::isfinite(value)) continue;
-    throw DataError(fmt::format("{}: {} of variant {} is {}, expected a finite number ({} values of its output are NaN "
-                                "or infinite)",
-                                describe(slot), name, variant.name, value, r.nonfinite()));
+    throw DataError(
+        fmt::format("{}: {} of variant {} is {}, expected a finite number ({} values of its output are NaN "
+                    "or infinite)",
+                    describe(slot), name, variant.name, value, r.nonfinite()));
   }
   if (r.nonfinite() != 0) {
     throw DataError(fmt::format("{}: {} values of the output of variant {} are NaN or infinite, expected none",
@@ -202,7 +206,9 @@ std::string unit_name(std::size_t series, const Record& r) {
 
 }  // namespace
 
-std::string to_string(const Cell& cell) { return fmt::format("layer {}, timestep {}", cell.layer, cell.timestep); }
+std::string to_string(const Cell& cell) {
+  return fmt::format("layer {}, timestep {}", cell.layer, cell.timestep);
+}
 
 VariantId find_variant(std::span<const Run> runs, const std::string& text) {
   std::map<std::string, std::string> found;  // canonical spelling -> name
@@ -287,9 +293,10 @@ CellTable select_units(const CellTable& table, const std::vector<bool>& keep) {
       to.observations.insert(to.observations.end(), first, first + static_cast<std::ptrdiff_t>(variants));
     }
     if (to.units.empty()) {
-      throw DataError(fmt::format("{} has samples of {} of the {} draws only, none of them in this part of the split; "
-                                  "a hold-out needs captures with the same samples in every cell",
-                                  to_string(from), std::set(from.units.begin(), from.units.end()).size(), table.units));
+      throw DataError(
+          fmt::format("{} has samples of {} of the {} draws only, none of them in this part of the split; "
+                      "a hold-out needs captures with the same samples in every cell",
+                      to_string(from), std::set(from.units.begin(), from.units.end()).size(), table.units));
     }
   }
   return part;
@@ -317,7 +324,8 @@ CellGrid mean_over_samples(const CellTable& table, const SampleGrid& values, std
   for (std::size_t c = 0; c < table.cells.size(); ++c) {
     const auto& units = table.cells[c].units;
     double* means = &grid.values[c * grid.variants];
-    const bool drawn = std::any_of(units.begin(), units.end(), [&](auto u) { return !weights.empty() && weights[u] > 0; });
+    const bool drawn =
+        std::any_of(units.begin(), units.end(), [&](auto u) { return !weights.empty() && weights[u] > 0; });
     double total = 0;
     for (std::size_t s = 0; s < units.size(); ++s) {
       const double weight = drawn ? weights[units[s]] : 1.0;

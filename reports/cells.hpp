@@ -30,8 +30,8 @@ struct Cell {
   int timestep = 0;
   std::string layer_name;
   double timestep_value = 0;
-  std::vector<std::size_t> units;        ///< per sample, the independent draw it belongs to: 0 .. CellTable::units - 1
-  std::vector<RecordShape> shapes;       ///< per sample
+  std::vector<std::size_t> units;         ///< per sample, the independent draw it belongs to: 0 .. CellTable::units - 1
+  std::vector<RecordShape> shapes;        ///< per sample
   std::vector<Observation> observations;  ///< [sample][variant]
 
   [[nodiscard]] std::size_t samples() const { return units.size(); }
@@ -45,8 +45,8 @@ struct CellTable {
   /// Independent draws (prompts). The CFG branches of one named sample are one draw, so that neither a hold-out nor a
   /// bootstrap tears them apart.
   std::size_t units = 0;
-  std::size_t duplicates = 0;      ///< records that were there before and are counted once
-  bool lengths_differ = false;     ///< samples of one cell have different batch, q_len or kv_len
+  std::size_t duplicates = 0;        ///< records that were there before and are counted once
+  bool lengths_differ = false;       ///< samples of one cell have different batch, q_len or kv_len
   std::vector<std::string> devices;  ///< "cpu (emulated)", ... in order of appearance
 
   [[nodiscard]] const Observation& at(std::size_t cell, std::size_t sample, std::size_t variant) const {
@@ -68,7 +68,8 @@ struct CellTable {
 /// and where a metric is not a finite number.
 [[nodiscard]] CellTable pool_cells(std::span<const Run> runs, const std::vector<VariantId>& variants);
 
-/// The part of a table whose units are marked in `keep`, renumbered. Throws DataError where a cell loses all its samples.
+/// The part of a table whose units are marked in `keep`, renumbered. Throws DataError where a cell loses all its
+/// samples.
 [[nodiscard]] CellTable select_units(const CellTable& table, const std::vector<bool>& keep);
 
 /// One number per (cell, sample, variant), in the order of the table.

@@ -1,18 +1,15 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "reports/bench.hpp"
 #include "reports/cells.hpp"
 
 /// What running a cell in a variant costs: measured milliseconds, or a stated count of operations.
 namespace sage2 {
-
-/// 4 batch q_heads q_len kv_len head_dim, halved when causal: the paper's convention.
-[[nodiscard]] double attention_flops(const RecordShape& shape);
 
 /// Bits of the operands of the two products of attention.
 struct OperandBits {
@@ -28,24 +25,14 @@ struct OperandBits {
 /// Cost of every (cell, variant), averaged over the cell's samples, since their lengths may differ.
 struct Costs {
   CellGrid grid;
-  std::string unit;    ///< "ms" or "TFLOP" (FP16 equivalents)
-  std::string source;  ///< one line for tables and maps
+  std::string unit;                ///< "ms" or "TFLOP" (FP16 equivalents)
+  std::string source;              ///< one line for tables and maps
   std::vector<std::string> notes;  ///< what was scaled from another shape
 };
 
 /// By the operations model. `bits_of` gets a canonical spelling.
-[[nodiscard]] Costs modelled_costs(const CellTable& table, const std::function<OperandBits(const std::string&)>& bits_of);
-
-/// One measurement.
-struct BenchEntry {
-  std::string variant;  ///< canonical spelling, or the name it was asked for
-  RecordShape shape;    ///< sm_scale unused
-  double ms = 0;
-};
-
-/// Reads a benchmark file: schema "sage2-bench/1" or Google Benchmark's JSON whose entries carry the variant as label
-/// and the shape as counters (docs/maps.md). Throws DataError where it is neither, or a time is not positive.
-[[nodiscard]] std::vector<BenchEntry> read_bench(const std::filesystem::path& file);
+[[nodiscard]] Costs modelled_costs(const CellTable& table,
+                                   const std::function<OperandBits(const std::string&)>& bits_of);
 
 /// By measurement. A shape that was not measured is scaled by FLOPs from the nearest one (in FLOPs) of the same
 /// variant, head dim and mask, and a note says so. Throws DataError where there is none.

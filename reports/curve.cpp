@@ -31,14 +31,15 @@ std::string name_of(const Designer& d, std::size_t group) {
 
 void check(const Designer& d, const std::vector<std::size_t>& order, const std::vector<double>& saved, Curve& curve) {
   // Sums of errors carry rounding of this size: below it a rise is none.
-  const double noise = 1e-12 * std::accumulate(saved.begin(), saved.end(), 0.0,
-                                               [](double sum, double s) { return sum + std::abs(s); });
+  const double noise =
+      1e-12 * std::accumulate(saved.begin(), saved.end(), 0.0, [](double sum, double s) { return sum + std::abs(s); });
   const auto worse = std::count_if(saved.begin(), saved.end(), [&](double s) { return s < -noise; });
   if (worse > 0) {
     const auto group = static_cast<std::size_t>(std::min_element(saved.begin(), saved.end()) - saved.begin());
     curve.falls = false;
-    curve.findings.push_back(fmt::format("rises: in {} of {} the fallback is worse than the base, most in {} (by {:.3g})",
-                                         worse, saved.size(), name_of(d, group), -saved[group]));
+    curve.findings.push_back(
+        fmt::format("rises: in {} of {} the fallback is worse than the base, most in {} (by {:.3g})", worse,
+                    saved.size(), name_of(d, group), -saved[group]));
   }
   const double whole = std::accumulate(saved.begin(), saved.end(), 0.0);
   double largest = saved.empty() ? 0.0 : saved[order[0]];
@@ -56,9 +57,8 @@ void check(const Designer& d, const std::vector<std::size_t>& order, const std::
 }  // namespace
 
 Curve error_curve(const Designer& d, const CellTable& scored) {
-  const auto errors = mean_over_samples(scored, evaluate(scored, [&](const Observation& o) {
-                                          return error_of(o, d.request.metric);
-                                        }));
+  const auto errors =
+      mean_over_samples(scored, evaluate(scored, [&](const Observation& o) { return error_of(o, d.request.metric); }));
   const auto saved = savings(d.groups, errors);
   const auto by_score = ascending(group_means(d.groups, mean_over_samples(d.table, d.ranking).column(0)));
   auto negative = savings(d.groups, mean_over_samples(d.table, d.error));
@@ -70,7 +70,7 @@ Curve error_curve(const Designer& d, const CellTable& scored) {
   Curve curve;
   CurvePoint p;
   double moved_cells = 0;
-  p.paper = p.exact = p.random = total(errors, std::vector<std::size_t>(d.table.cells.size(), 0)) / cells;
+  p.paper = p.exact = p.random = map_total(errors, std::vector<std::size_t>(d.table.cells.size(), 0)) / cells;
   const double start = p.random;
   curve.points.push_back(p);
   for (std::size_t k = 0; k < d.groups.count; ++k) {

@@ -20,8 +20,9 @@ struct Curve {
   std::vector<CurvePoint> points;  ///< from none to all, every group
   bool falls = true;               ///< no curve rises anywhere
   bool smooth = true;              ///< no jump in the paper's curve
-  /// What is wrong: where a curve rises (cells in which the fallback is worse), or where it jumps. A jump is a step that
-  /// saves more than 5 % of the whole and more than twice what any earlier step saved: a cell the score ranked too high.
+  /// What is wrong: where a curve rises (cells in which the fallback is worse), or where it jumps. A jump is a step
+  /// that saves more than 5 % of the whole and more than twice what any earlier step saved: a cell the score ranked too
+  /// high.
   std::vector<std::string> findings;
 };
 

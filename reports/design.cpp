@@ -13,7 +13,7 @@ std::vector<std::size_t> as_choices(const std::vector<bool>& fallback) {
   return {fallback.begin(), fallback.end()};
 }
 
-double least_total(const BudgetItems& items, double Option::*member) {
+double least_total(const BudgetItems& items, double BudgetOption::*member) {
   double sum = 0;
   for (const auto& options : items) {
     double least = std::numeric_limits<double>::infinity();
@@ -30,7 +30,8 @@ MapDesign within_budget(const Designer& d, std::span<const double> weights) {
     design.budget = least_error(items, d.request.value);
     if (!design.budget) {
       throw UsageError(fmt::format("no map keeps a budget of {:.6g} {}: the cheapest one costs {:.6g} {}",
-                                   d.request.value, d.costs.unit, least_total(items, &Option::cost), d.costs.unit));
+                                   d.request.value, d.costs.unit, least_total(items, &BudgetOption::cost),
+                                   d.costs.unit));
     }
   } else {
     const auto cells = static_cast<double>(d.table.cells.size());
@@ -38,10 +39,10 @@ MapDesign within_budget(const Designer& d, std::span<const double> weights) {
     if (!design.budget) {
       throw UsageError(fmt::format("no map has a mean {} of at most {:.6g}: the best one has {:.6g}",
                                    to_string(d.request.metric), d.request.value,
-                                   least_total(items, &Option::error) / cells));
+                                   least_total(items, &BudgetOption::error) / cells));
     }
   }
-  design.choice = spread(d.groups, design.budget->chosen);
+  design.choice = spread_to_cells(d.groups, design.budget->chosen);
   return design;
 }
 
@@ -70,8 +71,8 @@ Designer::Designer(const CellTable& cells, const Costs& cell_costs, const MapReq
       costs(cell_costs),
       request(what),
       groups(group_cells(cells, what.pooling)),
-      ranking(evaluate(
-          cells, [&](const Observation& o) { return what.rule == Rule::cosine ? o.cos_sim : paper_score(o); })),
+      ranking(evaluate(cells,
+                       [&](const Observation& o) { return what.rule == Rule::cosine ? o.cos_sim : paper_score(o); })),
       error(evaluate(cells, [&](const Observation& o) { return error_of(o, what.metric); })) {}
 
 MapDesign design_map(const Designer& d, std::span<const double> weights) {
@@ -88,11 +89,11 @@ MapDesign design_map(const Designer& d, std::span<const double> weights) {
   } else {
     fallback = not_above(ranking, d.request.value);
   }
-  return {spread(d.groups, as_choices(fallback)), {}};
+  return {spread_to_cells(d.groups, as_choices(fallback)), {}};
 }
 
 BudgetItems budget_items(const Groups& groups, const CellGrid& costs, const CellGrid& errors) {
-  BudgetItems items(groups.count, std::vector<Option>(costs.variants));
+  BudgetItems items(groups.count, std::vector<BudgetOption>(costs.variants));
   for (std::size_t c = 0; c < groups.of_cell.size(); ++c) {
     for (std::size_t v = 0; v < costs.variants; ++v) {
       items[groups.of_cell[c]][v].cost += costs.at(c, v);
@@ -102,7 +103,7 @@ BudgetItems budget_items(const Groups& groups, const CellGrid& costs, const Cell
   return items;
 }
 
-std::vector<std::size_t> spread(const Groups& groups, const std::vector<std::size_t>& choices) {
+std::vector<std::size_t> spread_to_cells(const Groups& groups, const std::vector<std::size_t>& choices) {
   std::vector<std::size_t> of_cells;
   for (const auto g : groups.of_cell) of_cells.push_back(choices[g]);
   return of_cells;
@@ -115,7 +116,7 @@ CellMeans::CellMeans(const CellTable& table, Metric metric)
       rmse(mean_over_samples(table, evaluate(table, [](const Observation& o) { return o.rmse; }))),
       error(mean_over_samples(table, evaluate(table, [&](const Observation& o) { return error_of(o, metric); }))) {}
 
-double total(const CellGrid& grid, const std::vector<std::size_t>& choice) {
+double map_total(const CellGrid& grid, const std::vector<std::size_t>& choice) {
   double sum = 0;
   for (std::size_t c = 0; c < choice.size(); ++c) sum += grid.at(c, choice[c]);
   return sum;
@@ -134,16 +135,16 @@ MapSummary summarise(const CellMeans& means, const CellGrid& costs, const std::v
   MapSummary s;
   s.other_share =
       static_cast<double>(std::count_if(choice.begin(), choice.end(), [](auto v) { return v != 0; })) / cells;
-  s.mean_error = total(means.error, choice) / cells;
+  s.mean_error = map_total(means.error, choice) / cells;
   s.worst_error = worst(means.error, true);
-  s.mean_cos_sim = total(means.cos_sim, choice) / cells;
+  s.mean_cos_sim = map_total(means.cos_sim, choice) / cells;
   s.worst_cos_sim = worst(means.cos_sim, false);
-  s.mean_rel_l1 = total(means.rel_l1, choice) / cells;
+  s.mean_rel_l1 = map_total(means.rel_l1, choice) / cells;
   s.worst_rel_l1 = worst(means.rel_l1, true);
-  s.mean_rmse = total(means.rmse, choice) / cells;
+  s.mean_rmse = map_total(means.rmse, choice) / cells;
   s.worst_rmse = worst(means.rmse, true);
-  s.cost = total(costs, choice);
-  s.speedup = total(costs, std::vector<std::size_t>(choice.size(), 1)) / s.cost;
+  s.cost = map_total(costs, choice);
+  s.speedup = map_total(costs, std::vector<std::size_t>(choice.size(), 1)) / s.cost;
   return s;
 }
 

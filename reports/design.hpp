@@ -59,7 +59,7 @@ struct MapDesign {
 [[nodiscard]] BudgetItems budget_items(const Groups& groups, const CellGrid& costs, const CellGrid& errors);
 
 /// A choice a group becomes a choice a cell.
-[[nodiscard]] std::vector<std::size_t> spread(const Groups& groups, const std::vector<std::size_t>& choices);
+[[nodiscard]] std::vector<std::size_t> spread_to_cells(const Groups& groups, const std::vector<std::size_t>& choices);
 
 /// What a map is worth on some table.
 struct MapSummary {
@@ -82,6 +82,6 @@ struct CellMeans {
                                    const std::vector<std::size_t>& choice);
 
 /// Sum over cells of what each costs or errs under the map.
-[[nodiscard]] double total(const CellGrid& grid, const std::vector<std::size_t>& choice);
+[[nodiscard]] double map_total(const CellGrid& grid, const std::vector<std::size_t>& choice);
 
 }  // namespace sage2

@@ -38,8 +38,8 @@ std::string why_by_rank(const RankResult& r, const Cell& cell, std::size_t group
                        request.value);
   }
   const char* what = request.rule == Rule::cosine ? "cosine similarity" : "score";
-  std::string out = fmt::format("By {}, {} is {} of {} from the bottom ({:.6f}).\n", what, label, place + 1,
-                                order.size(), value);
+  std::string out =
+      fmt::format("By {}, {} is {} of {} from the bottom ({:.6f}).\n", what, label, place + 1, order.size(), value);
   if (request.rule != Rule::fraction) return out + fmt::format("The threshold is {:g}.\n", request.value);
   const std::size_t count = fraction_count(request.value, order.size());
   out += fmt::format("The lowest {} run the fallback", count);
@@ -53,15 +53,14 @@ std::string why_by_rank(const RankResult& r, const Cell& cell, std::size_t group
 std::string why_by_budget(const RankResult& r, const Cell& cell, std::size_t group) {
   const auto items = budget_items(r.designer.groups, r.designer.costs.grid, r.means.error);
   const auto& solution = *r.design.budget;
-  const Option& taken = items[group][solution.chosen[group]];
+  const BudgetOption& taken = items[group][solution.chosen[group]];
   const std::string label = group_label(r, cell);
   const std::string& unit = r.designer.costs.unit;
   const char* metric = to_string(r.designer.request.metric);
-  std::string out = r.designer.request.rule == Rule::max_cost
-                        ? fmt::format("At the margin one {} saves {:.4g} of the summed {}.\n", unit,
-                                      solution.multiplier, metric)
-                        : fmt::format("At the margin 1 of the summed {} costs {:.4g} {}.\n", metric,
-                                      solution.multiplier, unit);
+  std::string out =
+      r.designer.request.rule == Rule::max_cost
+          ? fmt::format("At the margin one {} saves {:.4g} of the summed {}.\n", unit, solution.multiplier, metric)
+          : fmt::format("At the margin 1 of the summed {} costs {:.4g} {}.\n", metric, solution.multiplier, unit);
   for (std::size_t v = 0; v < items[group].size(); ++v) {
     if (v == solution.chosen[group]) continue;
     const double saves = taken.error - items[group][v].error;
@@ -109,7 +108,7 @@ std::string spread_of_samples(const RankResult& r, std::size_t c) {
 std::string stages_of_cell(const RankResult& r, const Cell& cell) {
   for (const auto& s : r.stages->cells) {
     if (s.layer != cell.layer || s.timestep != cell.timestep) continue;
-    return '\n' + to_text(stage_table({r.stages->title, r.stages->variant, {s}}));
+    return '\n' + to_text(sensitivity_table({r.stages->title, r.stages->variant, {s}}));
   }
   return "";
 }

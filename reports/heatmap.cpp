@@ -32,7 +32,9 @@ std::string short_score(double score) {
   return text;
 }
 
-char digit_of(double score) { return static_cast<char>('0' + std::clamp(static_cast<int>(score * 10), 0, 9)); }
+char digit_of(double score) {
+  return static_cast<char>('0' + std::clamp(static_cast<int>(score * 10), 0, 9));
+}
 
 std::string cell_text(const HeatCell& cell, std::size_t width) {
   if (width == kWide) return fmt::format(" {}{}", short_score(cell.score), mark_of(cell.choice));
@@ -98,7 +100,9 @@ std::string heat_map(const std::vector<HeatCell>& cells, const std::vector<std::
   std::map<int, std::size_t> column_of;
   const std::size_t label = std::max<std::size_t>(5, std::to_string(cells.back().layer).size());
   const std::size_t room = std::max<std::size_t>(options.columns, label + 7) - label;
-  const std::size_t width = timesteps.size() * kWide <= room ? kWide : timesteps.size() * kMedium <= room ? kMedium : kNarrow;
+  const std::size_t width = timesteps.size() * kWide <= room     ? kWide
+                            : timesteps.size() * kMedium <= room ? kMedium
+                                                                 : kNarrow;
   // One column stays free between label and cells in the narrow form, the others carry their own space.
   const std::size_t margin = width == kNarrow ? 1 : 0;
   const std::size_t fitting = (room - margin) / width;
@@ -106,8 +110,8 @@ std::string heat_map(const std::vector<HeatCell>& cells, const std::vector<std::
   for (std::size_t t = 0; t < timesteps.size(); ++t) column_of[timesteps[t]] = t / per_column;
   const std::size_t drawn = (timesteps.size() + per_column - 1) / per_column;
 
-  const auto [low, high] = std::minmax_element(
-      cells.begin(), cells.end(), [](const HeatCell& a, const HeatCell& b) { return a.score < b.score; });
+  const auto [low, high] = std::minmax_element(cells.begin(), cells.end(),
+                                               [](const HeatCell& a, const HeatCell& b) { return a.score < b.score; });
   std::map<int, std::vector<std::optional<HeatCell>>> rows;
   for (const auto& cell : cells) {
     auto& row = rows[cell.layer];

@@ -31,8 +31,7 @@ std::vector<std::size_t> of_groups(const Groups& groups, const std::vector<std::
 HoldoutRow random_row(const Designer& d, const MapDesign& design, const CellMeans& means, std::uint64_t seed,
                       Holdout& result) {
   // Whole groups are dealt; the first-and-last rule decides cell by cell but all cells of a timestep alike.
-  const Groups groups =
-      d.request.rule == Rule::first_last ? group_cells(d.table, Pooling::timestep) : d.groups;
+  const Groups groups = d.request.rule == Rule::first_last ? group_cells(d.table, Pooling::timestep) : d.groups;
   auto dealt = of_groups(groups, design.choice);
   std::mt19937_64 rng(seed);
   std::vector<double> errors;
@@ -40,7 +39,7 @@ HoldoutRow random_row(const Designer& d, const MapDesign& design, const CellMean
   MapSummary& sum = row.summary;
   for (std::size_t r = 0; r < kRandomMaps; ++r) {
     shuffle(rng, dealt);
-    const auto s = summarise(means, d.costs.grid, spread(groups, dealt));
+    const auto s = summarise(means, d.costs.grid, spread_to_cells(groups, dealt));
     errors.push_back(s.mean_error);
     const double weight = 1.0 / kRandomMaps;
     sum.other_share += weight * s.other_share;
@@ -69,9 +68,10 @@ std::pair<CellTable, CellTable> split_units(const CellTable& table, double fract
     throw UsageError(fmt::format("the held-out fraction is {}, expected between 0 and 1", fraction));
   }
   if (table.units < 2) {
-    throw DataError(fmt::format("a hold-out needs at least two independent samples, but the runs hold {}; capture more "
-                                "prompts, or give another run with --holdout-run",
-                                table.units));
+    throw DataError(
+        fmt::format("a hold-out needs at least two independent samples, but the runs hold {}; capture more "
+                    "prompts, or give another run with --holdout-run",
+                    table.units));
   }
   const auto wanted = static_cast<std::size_t>(std::llround(fraction * static_cast<double>(table.units)));
   const std::size_t held = std::clamp<std::size_t>(wanted, 1, table.units - 1);
@@ -88,8 +88,8 @@ std::pair<CellTable, CellTable> split_units(const CellTable& table, double fract
 
 CellTable align_cells(const CellTable& made_from, const CellTable& unseen) {
   if (made_from.model != unseen.model) {
-    throw DataError(fmt::format("the hold-out run comes from model \"{}\", the map from \"{}\"", unseen.model,
-                                made_from.model));
+    throw DataError(
+        fmt::format("the hold-out run comes from model \"{}\", the map from \"{}\"", unseen.model, made_from.model));
   }
   std::map<std::pair<int, int>, const Cell*> there;
   for (const auto& cell : unseen.cells) there[{cell.layer, cell.timestep}] = &cell;
@@ -133,15 +133,15 @@ Holdout test_on_unseen(const Designer& d, const MapDesign& design, const CellTab
   Holdout result;
   result.made_from = d.table.units;
   result.unseen = unseen.units;
-  result.predicted = total(mean_over_samples(d.table, d.error), design.choice) / static_cast<double>(cells);
+  result.predicted = map_total(mean_over_samples(d.table, d.error), design.choice) / static_cast<double>(cells);
   const auto add = [&](const char* label, const std::vector<std::size_t>& choice) {
     result.rows.push_back({label, summarise(means, costs, choice), 0});
   };
   add("this map", design.choice);
   // The oracle decides in groups as the map does, so that it stays a map of the same kind.
   const Groups groups = d.request.rule == Rule::first_last ? group_cells(d.table, Pooling::cell) : d.groups;
-  const auto oracle = least_error(budget_items(groups, costs, means.error), total(costs, design.choice));
-  add("oracle", spread(groups, oracle->chosen));
+  const auto oracle = least_error(budget_items(groups, costs, means.error), map_total(costs, design.choice));
+  add("oracle", spread_to_cells(groups, oracle->chosen));
   result.rows.push_back(random_row(d, design, means, seed, result));
   add(fmt::format("all {}", d.table.variants[0].name).c_str(), std::vector<std::size_t>(cells, 0));
   add(fmt::format("all {}", d.table.variants[1].name).c_str(), std::vector<std::size_t>(cells, 1));

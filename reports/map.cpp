@@ -1,7 +1,9 @@
 #include "reports/map.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <utility>
 
 #include "datasets/error.hpp"
 #include "fmt/format.h"
@@ -40,9 +42,9 @@ void check(const AdaptiveMap& map, const fs::path& file) {
 }  // namespace
 
 void to_json(json& j, const AdaptiveMap& m) {
-  j = json{{"schema", kMapSchema},     {"model", m.model}, {"base", m.base},           {"fallback", m.fallback},
-           {"variants", m.variants},   {"rule", m.rule},   {"predicted", m.predicted}, {"provenance", m.provenance},
-           {"cells", json::array()}};
+  j = json{{"schema", kMapSchema},     {"model", m.model},           {"base", m.base},
+           {"fallback", m.fallback},   {"variants", m.variants},     {"rule", m.rule},
+           {"predicted", m.predicted}, {"provenance", m.provenance}, {"cells", json::array()}};
   for (const auto& c : m.cells) {
     j["cells"].push_back({{"layer", c.layer},
                           {"layer_name", c.layer_name},
@@ -68,6 +70,17 @@ void from_json(const json& j, AdaptiveMap& m) {
                        c.value("timestep_value", 0.0), c.value("score", 0.0), c.value("error", 0.0),
                        c.at("variant").get<std::string>()});
   }
+  std::sort(m.cells.begin(), m.cells.end(), [](const MapCell& a, const MapCell& b) {
+    return std::pair(a.layer, a.timestep) < std::pair(b.layer, b.timestep);
+  });
+}
+
+const MapCell* AdaptiveMap::find(int layer, int timestep) const {
+  const auto wanted = std::pair(layer, timestep);
+  const auto it = std::lower_bound(cells.begin(), cells.end(), wanted, [](const MapCell& c, const auto& key) {
+    return std::pair(c.layer, c.timestep) < key;
+  });
+  return it != cells.end() && it->layer == layer && it->timestep == timestep ? &*it : nullptr;
 }
 
 MapAnswer look_up(const AdaptiveMap& map, int layer, int timestep) {

@@ -31,6 +31,9 @@ struct AdaptiveMap {
   std::vector<MapCell> cells;  ///< ascending by layer, then timestep
   nlohmann::json predicted;    ///< share of the fallback, mean and worst errors, cost
   nlohmann::json provenance;
+
+  /// The cell itself, nullptr where it was not captured.
+  [[nodiscard]] const MapCell* find(int layer, int timestep) const;
 };
 
 void to_json(nlohmann::json& j, const AdaptiveMap& m);

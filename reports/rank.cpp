@@ -35,8 +35,7 @@ json rule_json(const RankResult& r) {
 
 }  // namespace
 
-RankResult rank_cells(const CellTable& table, const Costs& costs, const RankRequest& request,
-                      const CellTable* unseen) {
+RankResult rank_cells(const CellTable& table, const Costs& costs, const RankRequest& request, const CellTable* unseen) {
   Designer designer(table, costs, request.map);
   MapDesign design = design_map(designer);
   CellMeans means(table, request.map.metric);
@@ -75,8 +74,8 @@ std::string describe_rule(const RankResult& r) {
       return fmt::format("{} whose cosine similarity is not above {:g} run {}, the others {}", what, request.value,
                          fallback, base);
     case Rule::first_last:
-      return fmt::format("the first and the last {:g} captured timesteps run {}, the others {}", request.value, fallback,
-                         base);
+      return fmt::format("the first and the last {:g} captured timesteps run {}, the others {}", request.value,
+                         fallback, base);
     case Rule::max_cost:
       return fmt::format("the least summed {} that costs at most {:.6g} {}; {}", to_string(request.metric),
                          request.value, r.designer.costs.unit,

@@ -8,7 +8,7 @@
 #include "reports/design.hpp"
 #include "reports/holdout.hpp"
 #include "reports/map.hpp"
-#include "reports/stages.hpp"
+#include "reports/sensitivity.hpp"
 
 /// Everything `sage2-eval rank` finds out, as data; rank_text.hpp and rank_json.hpp only format it.
 namespace sage2 {
@@ -28,7 +28,7 @@ struct RankResult {
   Bootstrap stability;
   Curve curve;
   std::optional<Holdout> holdout;
-  std::optional<Stages> stages;
+  std::optional<StageSensitivity> stages;
 
   [[nodiscard]] const CellTable& table() const { return designer.table; }
   [[nodiscard]] const std::string& name_of(std::size_t variant) const { return table().variants[variant].name; }

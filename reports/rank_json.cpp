@@ -6,16 +6,11 @@ namespace {
 using nlohmann::json;
 
 json summary_json(const MapSummary& s) {
-  return {{"share_not_base", s.other_share},
-          {"mean_error", s.mean_error},
-          {"worst_error", s.worst_error},
-          {"mean_cos_sim", s.mean_cos_sim},
-          {"worst_cos_sim", s.worst_cos_sim},
-          {"mean_rel_l1", s.mean_rel_l1},
-          {"worst_rel_l1", s.worst_rel_l1},
-          {"mean_rmse", s.mean_rmse},
-          {"worst_rmse", s.worst_rmse},
-          {"cost", s.cost},
+  return {{"share_not_base", s.other_share},   {"mean_error", s.mean_error},
+          {"worst_error", s.worst_error},      {"mean_cos_sim", s.mean_cos_sim},
+          {"worst_cos_sim", s.worst_cos_sim},  {"mean_rel_l1", s.mean_rel_l1},
+          {"worst_rel_l1", s.worst_rel_l1},    {"mean_rmse", s.mean_rmse},
+          {"worst_rmse", s.worst_rmse},        {"cost", s.cost},
           {"speed_vs_all_fallback", s.speedup}};
 }
 
@@ -27,20 +22,18 @@ json cells_json(const RankResult& r) {
   for (std::size_t i = 0; i < order.size(); ++i) rank[order[i]] = i + 1;
   for (std::size_t c = 0; c < t.cells.size(); ++c) {
     const Cell& cell = t.cells[c];
-    json j{{"layer", cell.layer},
-           {"layer_name", cell.layer_name},
-           {"timestep", cell.timestep},
-           {"samples", cell.samples()},
-           {"rank", rank[c]},
-           {"runs", r.name_of(r.design.choice[c])}};
+    json j{{"layer", cell.layer},       {"layer_name", cell.layer_name},
+           {"timestep", cell.timestep}, {"samples", cell.samples()},
+           {"rank", rank[c]},           {"runs", r.name_of(r.design.choice[c])}};
     if (!r.stability.low.empty()) {
       j["interval"] = {r.stability.low[c], r.stability.high[c]};
       j["agreement"] = r.stability.agreement[c];
     }
     for (std::size_t v = 0; v < t.variants.size(); ++v) {
-      j["variants"][t.variants[v].name] = {{"score", r.means.score.at(c, v)},   {"cos_sim", r.means.cos_sim.at(c, v)},
-                                           {"rel_l1", r.means.rel_l1.at(c, v)}, {"rmse", r.means.rmse.at(c, v)},
-                                           {"error", r.means.error.at(c, v)},   {"cost", r.designer.costs.grid.at(c, v)}};
+      j["variants"][t.variants[v].name] = {
+          {"score", r.means.score.at(c, v)},   {"cos_sim", r.means.cos_sim.at(c, v)},
+          {"rel_l1", r.means.rel_l1.at(c, v)}, {"rmse", r.means.rmse.at(c, v)},
+          {"error", r.means.error.at(c, v)},   {"cost", r.designer.costs.grid.at(c, v)}};
     }
     cells.push_back(std::move(j));
   }
@@ -63,8 +56,11 @@ json curve_json(const Curve& curve) {
 }
 
 json holdout_json(const Holdout& h) {
-  json j{{"made_from", h.made_from}, {"unseen", h.unseen},   {"predicted", h.predicted},
-         {"random_maps", h.random_maps}, {"random_interval", {h.random_low, h.random_high}},
+  json j{{"made_from", h.made_from},
+         {"unseen", h.unseen},
+         {"predicted", h.predicted},
+         {"random_maps", h.random_maps},
+         {"random_interval", {h.random_low, h.random_high}},
          {"maps", json::array()}};
   for (const auto& row : h.rows) {
     auto entry = summary_json(row.summary);
@@ -75,10 +71,12 @@ json holdout_json(const Holdout& h) {
   return j;
 }
 
-json stages_json(const Stages& s) {
+json stages_json(const StageSensitivity& s) {
   json j{{"title", s.title}, {"variant", s.variant}, {"cells", json::array()}};
   for (const auto& cell : s.cells) {
-    json row{{"layer", cell.layer}, {"timestep", cell.timestep}, {"sq_err", cell.errors.all},
+    json row{{"layer", cell.layer},
+             {"timestep", cell.timestep},
+             {"sq_err", cell.errors.all},
              {"interaction", cell.errors.interaction()}};
     for (std::size_t i = 0; i < kStages.size(); ++i) {
       row["stages"][kStages[i]] = {{"share", cell.errors.share(i)}, {"saved_without", cell.errors.saved(i)}};
@@ -101,7 +99,8 @@ json rank_json(const RankResult& r) {
          {"metric", to_string(r.designer.request.metric)},
          {"samples", t.units},
          {"devices", t.devices},
-         {"costs", {{"unit", r.designer.costs.unit}, {"source", r.designer.costs.source}, {"notes", r.designer.costs.notes}}},
+         {"costs",
+          {{"unit", r.designer.costs.unit}, {"source", r.designer.costs.source}, {"notes", r.designer.costs.notes}}},
          {"summary",
           {{"map", summary_json(r.map)},
            {"all_base", summary_json(r.all_base)},
@@ -112,8 +111,8 @@ json rank_json(const RankResult& r) {
   for (const auto& v : t.variants) j["variants"][v.name] = v.variant;
   if (r.design.budget) {
     const auto& b = *r.design.budget;
-    j["budget"] = {{"cost", b.cost},   {"error", b.error},           {"bound", b.bound},
-                   {"gap", b.gap},     {"multiplier", b.multiplier}, {"proved", b.proved},
+    j["budget"] = {{"cost", b.cost},       {"error", b.error},           {"bound", b.bound},
+                   {"gap", b.gap},         {"multiplier", b.multiplier}, {"proved", b.proved},
                    {"open", b.open_items}, {"states", b.states}};
   }
   if (r.holdout) j["holdout"] = holdout_json(*r.holdout);

@@ -30,13 +30,15 @@ std::string wrapped(const std::string& text) {
   return out + line + '\n';
 }
 
-std::string percent(double share) { return fmt::format("{:.1f}%", 100 * share); }
+std::string percent(double share) {
+  return fmt::format("{:.1f}%", 100 * share);
+}
 
 std::string header(const RankResult& r) {
   const CellTable& t = r.table();
-  std::string out = wrapped(fmt::format("{}: {} cells, {} independent sample{}, {}",
-                                        t.model.empty() ? "unnamed model" : t.model, t.cells.size(), t.units,
-                                        t.units == 1 ? "" : "s", fmt::join(t.devices, ", ")));
+  std::string out =
+      wrapped(fmt::format("{}: {} cells, {} independent sample{}, {}", t.model.empty() ? "unnamed model" : t.model,
+                          t.cells.size(), t.units, t.units == 1 ? "" : "s", fmt::join(t.devices, ", ")));
   out += wrapped("Rule: " + describe_rule(r));
   if (t.duplicates > 0) out += wrapped(fmt::format("{} records were there twice and count once.", t.duplicates));
   if (t.lengths_differ) out += wrapped("Samples of one cell differ in length; their costs are averaged.");
@@ -60,8 +62,9 @@ std::string worst_cells(const RankResult& r, std::size_t count) {
   Table table;
   table.title = "Worst cells";
   const std::string metric = to_string(r.designer.request.metric);
-  table.columns = {{"rank", Align::right},        {"layer", Align::right},       {"timestep", Align::right},
-                   {"score", Align::right},       {"95 % interval", Align::right}, {metric, Align::right},
+  table.columns = {{"rank", Align::right},          {"layer", Align::right},
+                   {"timestep", Align::right},      {"score", Align::right},
+                   {"95 % interval", Align::right}, {metric, Align::right},
                    {"under the map", Align::right}, {"runs", Align::left}};
   for (std::size_t i = 0; i < std::min(count, order.size()); ++i) {
     const std::size_t c = order[i];
@@ -109,9 +112,10 @@ std::string stability(const RankResult& r) {
   const Bootstrap& b = r.stability;
   std::string out;
   if (b.replicates > 0) {
-    out += wrapped(fmt::format("Ranking under resampling ({} times, {} samples): Kendall's tau {:.3f} on average, "
-                               "{:.3f} in the lowest 5 %.",
-                               b.replicates, b.units, b.tau_mean, b.tau_low));
+    out +=
+        wrapped(fmt::format("Ranking under resampling ({} times, {} samples): Kendall's tau {:.3f} on average, "
+                            "{:.3f} in the lowest 5 %.",
+                            b.replicates, b.units, b.tau_mean, b.tau_low));
   }
   for (const auto& w : b.warnings) out += wrapped("Warning: " + w + ".");
   return out;
@@ -135,10 +139,11 @@ std::string holdout(const RankResult& r) {
                           fmt::format("{:.3f}%", 100 * s.mean_cos_sim), fmt::format("{:.3f}x", s.speedup)});
   }
   std::string out = to_text(table);
-  out += wrapped(fmt::format("The oracle is the best map of the same cost, made with knowledge of the unseen samples; "
-                             "95 % of {} random maps of the same size lie between {:.5g} and {:.5g}. On the samples it "
-                             "was made from this map has {:.5g}.",
-                             h.random_maps, h.random_low, h.random_high, h.predicted));
+  out +=
+      wrapped(fmt::format("The oracle is the best map of the same cost, made with knowledge of the unseen samples; "
+                          "95 % of {} random maps of the same size lie between {:.5g} and {:.5g}. On the samples it "
+                          "was made from this map has {:.5g}.",
+                          h.random_maps, h.random_low, h.random_high, h.predicted));
   return out;
 }
 
@@ -172,7 +177,7 @@ std::string rank_text(const RankResult& r, const RankTextOptions& options) {
   out += '\n' + stability(r);
   if (r.holdout) out += '\n' + holdout(r);
   out += '\n' + curve(r);
-  if (r.stages) out += '\n' + to_text(stage_table(*r.stages));
+  if (r.stages) out += '\n' + to_text(sensitivity_table(*r.stages));
   return out;
 }
 

@@ -134,7 +134,10 @@ struct Run {
 /// record (file and line number are named) or the schema is newer than this program.
 [[nodiscard]] Run read_run(const std::filesystem::path& folder);
 
-/// As `read_run`, but hands over one record at a time, for runs larger than memory.
+/// RUN/errors.jsonl alone: the cells that could not be evaluated; none where there is no such file.
+[[nodiscard]] std::vector<CellError> read_errors(const std::filesystem::path& folder);
+
+/// As `read_run`, but hands over one record at a time, in the order of the file, for runs larger than memory.
 RunInfo for_each_record(const std::filesystem::path& folder, const std::function<void(Record&&)>& use,
                         bool* truncated = nullptr);
 

@@ -51,18 +51,22 @@ std::uint64_t tied_pairs(std::size_t n, const Equal& equal_to_previous) {
 
 }  // namespace
 
-double paper_score(const Observation& o) { return o.cos_sim * (1.0 - o.rel_l1); }
+double paper_score(const Observation& o) {
+  return o.cos_sim * (1.0 - o.rel_l1);
+}
 
 const std::vector<std::string>& metric_names() {
   static const std::vector<std::string> names{"rel_l1", "rmse", "1-cos_sim", "1-score", "sq_err", "max_abs"};
   return names;
 }
 
-const char* to_string(Metric metric) { return metric_names()[static_cast<std::size_t>(metric)].c_str(); }
+const char* to_string(Metric metric) {
+  return metric_names()[static_cast<std::size_t>(metric)].c_str();
+}
 
 Metric parse_metric(const std::string& text) {
   const auto& names = metric_names();
-  const auto it = std::find(names.begin(), names.end(), text);
+  const auto it = std::find(names.begin(), names.end(), text == "cos_sim" ? "1-cos_sim" : text);
   if (it == names.end()) {
     throw UsageError(fmt::format("unknown metric \"{}\", expected one of {}", text, fmt::join(names, ", ")));
   }
@@ -90,9 +94,8 @@ double error_of(const Observation& o, Metric metric) {
 std::vector<std::size_t> ascending(std::span<const double> values) {
   std::vector<std::size_t> order(values.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(), [&](std::size_t i, std::size_t j) {
-    return values[i] != values[j] ? values[i] < values[j] : i < j;
-  });
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t i, std::size_t j) { return values[i] != values[j] ? values[i] < values[j] : i < j; });
   return order;
 }
 
@@ -112,8 +115,8 @@ double kendall_tau(std::span<const double> a, std::span<const double> b) {
   const double untied_b = all - static_cast<double>(tied_b);
   if (untied_a <= 0 || untied_b <= 0) return 0.0;
   // all = concordant + discordant + tied in a + tied in b - tied in both
-  const double difference = untied_a - static_cast<double>(tied_b) + static_cast<double>(tied_both) -
-                            2.0 * static_cast<double>(discordant);
+  const double difference =
+      untied_a - static_cast<double>(tied_b) + static_cast<double>(tied_both) - 2.0 * static_cast<double>(discordant);
   return difference / (std::sqrt(untied_a) * std::sqrt(untied_b));
 }
 

@@ -18,7 +18,7 @@ enum class Metric { rel_l1, rmse, cos_distance, score_distance, sq_err, max_abs 
 /// "rel_l1", "rmse", "1-cos_sim", "1-score", "sq_err", "max_abs".
 [[nodiscard]] const char* to_string(Metric metric);
 [[nodiscard]] const std::vector<std::string>& metric_names();
-/// Throws UsageError with the list of names.
+/// "cos_sim" is understood as its distance, "1-cos_sim". Throws UsageError with the list of names.
 [[nodiscard]] Metric parse_metric(const std::string& text);
 [[nodiscard]] double error_of(const Observation& o, Metric metric);
 

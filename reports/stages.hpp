@@ -1,52 +1,32 @@
 #pragma once
 
-#include <array>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
+#include "reports/model_cells.hpp"
 #include "reports/record.hpp"
-#include "reports/table.hpp"
 
-/// Where a cell's error comes from: the suite "stages" evaluates each stage alone (one quantised, the rest exact) and
-/// all but one. All shares are of squared error, which adds where the errors of stages are independent.
+/// Which stage of the quantised attention (Q, K, P, V, accumulator) the error comes from.
 namespace sage2 {
 
-inline constexpr std::array<const char*, 5> kStages{"q", "k", "p", "v", "accum"};
-
-/// Sums of squared error over the samples of a cell (or of several cells).
-struct StageErrors {
-  double all = 0;                                   ///< everything quantised
-  std::array<double, kStages.size()> only{};     ///< this stage alone
-  std::array<double, kStages.size()> without{};  ///< everything but this stage
-
-  /// only / all: what the stage causes by itself.
-  [[nodiscard]] double share(std::size_t stage) const { return of_all(only[stage]); }
-  /// (all - without) / all: what would be saved if the stage were exact.
-  [[nodiscard]] double saved(std::size_t stage) const { return of_all(all - without[stage]); }
-  /// 1 - sum of shares: above zero where stages reinforce each other, below where they cancel.
-  [[nodiscard]] double interaction() const;
-  /// Where there is no error at all, nothing causes it.
-  [[nodiscard]] double of_all(double sq_err) const { return all > 0 ? sq_err / all : 0.0; }
+/// Shares of one set of cells. Squared errors of independent stages add up; what is left of the whole is interaction:
+/// positive where stages amplify each other, negative where they cancel.
+struct StageShares {
+  std::string name;  ///< "all cells", "layer 2"
+  /// Squared error with only this stage quantised over the squared error with all of them, in the stages' order.
+  std::vector<double> shares;
+  double interaction = 0;  ///< 1 - sum of shares
 };
 
-struct CellStages {
-  int layer = 0, timestep = 0;
-  StageErrors errors;
+struct StageAnalysis {
+  std::vector<std::string> stages;  ///< "q", "k", ...: rows "only q", "only k", ... of the suite
+  StageShares whole;
+  std::vector<StageShares> layers;  ///< ascending
 };
 
-struct Stages {
-  std::string title;              ///< of the suite
-  std::string variant;            ///< what "all" is: the variant that was taken apart
-  std::vector<CellStages> cells;  ///< ascending
-};
-
-/// From the suite that takes `base` (canonical spelling) apart where the runs hold one, else from the first there is;
-/// nothing where there is none. Throws DataError where a cell lacks one of its variants.
-[[nodiscard]] std::optional<Stages> stage_errors(std::span<const Run> runs, const std::string& base);
-
-/// One row a layer, its timesteps pooled.
-[[nodiscard]] Table stage_table(const Stages& stages);
+/// From the suite "stages"; nothing where the model lacks records of its row "all" or of every "only" row.
+[[nodiscard]] std::optional<StageAnalysis> analyse_stages(const ModelCells& model,
+                                                          const std::vector<SuiteInfo>& suites);
 
 }  // namespace sage2

@@ -36,7 +36,7 @@ Best brute_force(const BudgetItems& items, bool minimise_error, double limit) {
   }
 }
 
-double extreme(const BudgetItems& items, double Option::*member, bool most) {
+double extreme(const BudgetItems& items, double BudgetOption::*member, bool most) {
   double sum = 0;
   for (const auto& options : items) {
     double value = options.front().*member;
@@ -86,7 +86,7 @@ TEST(Budget, AgreesWithBruteForceOnSmallProblems) {
     const std::size_t options = 2 + round % 3;
     const auto items = random_items(rng, options == 2 ? 10 : 6, options, round % 5);
     for (const bool minimise_error : {true, false}) {
-      const auto member = minimise_error ? &Option::cost : &Option::error;
+      const auto member = minimise_error ? &BudgetOption::cost : &BudgetOption::error;
       const double low = extreme(items, member, false);
       const double limit = low + uniform(rng) * (extreme(items, member, true) - low);
       const auto expected = brute_force(items, minimise_error, limit);
@@ -151,7 +151,7 @@ TEST(Budget, SaysHowFarItCanBeOffWhenStopped) {
   std::size_t stopped = 0;
   for (int round = 0; round < 50; ++round) {
     const auto items = random_items(rng, 200, 3, 0);
-    const double limit = 0.37 * extreme(items, &Option::cost, true);
+    const double limit = 0.37 * extreme(items, &BudgetOption::cost, true);
     const auto exact = least_error(items, limit);
     const auto early = least_error(items, limit, 3);
     ASSERT_TRUE(exact && early);
@@ -170,8 +170,8 @@ TEST(Budget, SolvesLargeProblems) {
   std::mt19937_64 rng(3);
   for (const int kind : {0, 1, 2, 4}) {
     const auto items = random_items(rng, 2100, 4, kind);
-    const double low = extreme(items, &Option::cost, false);
-    const double limit = low + 0.3 * (extreme(items, &Option::cost, true) - low);
+    const double low = extreme(items, &BudgetOption::cost, false);
+    const double limit = low + 0.3 * (extreme(items, &BudgetOption::cost, true) - low);
     const auto s = least_error(items, limit);
     ASSERT_TRUE(s);
     EXPECT_TRUE(s->proved) << "kind " << kind << ", gap " << s->gap << ", states " << s->states;
@@ -188,7 +188,7 @@ TEST(Budget, PrintsATinyGapWhereProofIsOutOfReach) {
   // is a subset-sum problem. The gap must be honest (the linear bound is known here) and small.
   std::mt19937_64 rng(3);
   const auto items = random_items(rng, 2100, 4, 3);
-  const double limit = 0.5 * extreme(items, &Option::cost, true);
+  const double limit = 0.5 * extreme(items, &BudgetOption::cost, true);
   const auto s = least_error(items, limit, 20'000);
   ASSERT_TRUE(s);
   EXPECT_LE(s->cost, limit * (1 + 1e-9));
