@@ -28,8 +28,8 @@ struct BenchEntry {
 
 /// From the JSON of Google Benchmark: entries whose label is a variant and whose counters are the sizes of its shape
 /// (batch, q_heads, kv_heads, q_len, kv_len, head_dim, is_causal); others are left out. The real time counts, the
-/// median of the repetitions where there is one, else their mean.
-[[nodiscard]] std::vector<BenchEntry> google_bench_entries(const nlohmann::json& j);
+/// median of the repetitions where there is one, else their mean. `file` is for messages.
+[[nodiscard]] std::vector<BenchEntry> google_bench_entries(const nlohmann::json& j, const std::string& file);
 
 /// Milliseconds of `variant` at exactly this shape.
 [[nodiscard]] std::optional<double> bench_ms(const std::vector<BenchEntry>& entries, const std::string& variant,

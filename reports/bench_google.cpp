@@ -30,12 +30,12 @@ RecordShape shape_of(const json& j) {
   return s;
 }
 
-double milliseconds_per(const std::string& unit) {
+double milliseconds_per(const std::string& unit, const std::string& file) {
   if (unit == "ns") return 1e-6;
   if (unit == "us") return 1e-3;
   if (unit == "ms") return 1.0;
   if (unit == "s") return 1e3;
-  throw DataError(fmt::format("time unit \"{}\" is none of ns, us, ms, s", unit));
+  throw DataError(fmt::format("{}: time unit \"{}\" is none of ns, us, ms, s", file, unit));
 }
 
 using Sizes = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool>;
@@ -51,12 +51,12 @@ struct Times {
 
 }  // namespace
 
-std::vector<BenchEntry> google_bench_entries(const json& j) {
+std::vector<BenchEntry> google_bench_entries(const json& j, const std::string& file) {
   std::map<std::pair<std::string, Sizes>, std::pair<BenchEntry, Times>> found;
   for (const auto& b : j.at("benchmarks")) {
     if (!b.contains("label") || !b.contains("q_len") || b.value("error_occurred", false)) continue;
     const BenchEntry entry{b.at("label").get<std::string>(), shape_of(b), 0, 0};
-    const double ms = b.at("real_time").get<double>() * milliseconds_per(b.at("time_unit").get<std::string>());
+    const double ms = b.at("real_time").get<double>() * milliseconds_per(b.at("time_unit").get<std::string>(), file);
     auto& times = found.try_emplace({entry.variant, sizes_of(entry.shape)}, entry, Times{}).first->second.second;
     if (b.value("run_type", "iteration") == "iteration") {
       times.sum += ms;
@@ -70,7 +70,7 @@ std::vector<BenchEntry> google_bench_entries(const json& j) {
     auto& [entry, times] = value;
     entry.ms = std::isnan(times.median) ? times.sum / times.count : times.median;
     if (!(entry.ms > 0) || !std::isfinite(entry.ms)) {
-      throw DataError(fmt::format("benchmark of {} takes {} ms, expected more than 0", entry.variant, entry.ms));
+      throw DataError(fmt::format("{}: the benchmark of {} takes {} ms, expected more than 0", file, entry.variant, entry.ms));
     }
     entry.tops = attention_ops(entry.shape) / entry.ms * 1e-9;
     entries.push_back(entry);
