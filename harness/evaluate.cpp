@@ -38,9 +38,10 @@ void require_finite(const CaptureReader& reader, const CellInfo& cell, TensorNam
                     std::size_t batch, std::size_t head) {
   const auto bad = first_nonfinite(m);
   if (!bad) return;
-  throw DataError(fmt::format("{}: {}: {} of {} values of batch {}, head {} are not finite, the first at token {}, channel {}",
-                              reader.file().string(), cell.paths[static_cast<std::size_t>(name)], bad->count,
-                              m.data.size(), batch, head, bad->index / m.cols, bad->index % m.cols));
+  throw DataError(
+      fmt::format("{}: {}: {} of {} values of batch {}, head {} are not finite, the first at token {}, channel {}",
+                  reader.file().string(), cell.paths[static_cast<std::size_t>(name)], bad->count, m.data.size(), batch,
+                  head, bad->index / m.cols, bad->index % m.cols));
 }
 
 /// What is gathered for one variant over the heads of a cell.
@@ -103,10 +104,14 @@ Record record_of(const CaptureReader& reader, const CellInfo& cell, const NamedV
   r.device = "cpu";
   r.engine = "emulated";
   const auto& s = cell.shape;
-  r.shape = {static_cast<std::int64_t>(s.batch),  static_cast<std::int64_t>(s.q_heads),
-             static_cast<std::int64_t>(s.kv_heads), static_cast<std::int64_t>(s.q_len),
-             static_cast<std::int64_t>(s.kv_len), static_cast<std::int64_t>(s.head_dim),
-             cell.is_causal,                        static_cast<double>(cell.sm_scale)};
+  r.shape = {static_cast<std::int64_t>(s.batch),
+             static_cast<std::int64_t>(s.q_heads),
+             static_cast<std::int64_t>(s.kv_heads),
+             static_cast<std::int64_t>(s.q_len),
+             static_cast<std::int64_t>(s.kv_len),
+             static_cast<std::int64_t>(s.head_dim),
+             cell.is_causal,
+             static_cast<double>(cell.sm_scale)};
   if (selected_heads != s.q_heads) {
     for (const auto& h : g.heads) {
       if (h.batch == 0) r.heads_selected.push_back(h.head);
@@ -127,9 +132,9 @@ Record record_of(const CaptureReader& reader, const CellInfo& cell, const NamedV
 }  // namespace
 
 std::string record_key(const std::string& content_hash, const NamedVariant& variant, const EvaluationPlan& plan) {
-  const auto text = fmt::format("{}|{}|heads={}|queries={}|numerics={}", content_hash, variant.canonical,
-                                plan.heads.to_string(),
-                                plan.queries ? fmt::format("{},{}", *plan.queries, plan.seed) : "all", kNumericsVersion);
+  const auto text =
+      fmt::format("{}|{}|heads={}|queries={}|numerics={}", content_hash, variant.canonical, plan.heads.to_string(),
+                  plan.queries ? fmt::format("{},{}", *plan.queries, plan.seed) : "all", kNumericsVersion);
   const auto hash = XXH3_128bits(text.data(), text.size());
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }

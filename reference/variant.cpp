@@ -216,6 +216,23 @@ Variant parse_variant(std::string_view text) {
   return plain;
 }
 
+std::vector<std::string> split_variants(std::string_view list) {
+  std::vector<std::string> out;
+  for (std::size_t at = 0; at <= list.size();) {
+    const auto comma = std::min(list.find(',', at), list.size());
+    const auto piece = list.substr(at, comma - at);
+    at = comma + 1;
+    const auto equals = piece.find('=');
+    const bool setting = equals != std::string_view::npos && piece.find(':') > equals;
+    if (setting && !out.empty()) {
+      out.back() += fmt::format(",{}", piece);
+    } else {
+      out.emplace_back(piece);
+    }
+  }
+  return out;
+}
+
 std::string canonical(const Variant& variant) {
   std::string best;
   std::size_t fewest = std::numeric_limits<std::size_t>::max();
