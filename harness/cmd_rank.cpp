@@ -47,7 +47,7 @@ void setup_rank(CLI::App& app, Action& action) {
   sub->add_option("--worst", o.worst, "Cells in the list of the worst")->capture_default_str();
   sub->add_option("--explain", o.explain, "LAYER,TIMESTEP: say why this cell runs what it runs");
   sub->add_flag("--json", o.json, "Print everything as JSON");
-  sub->callback([options, &action] { action = [options] { return run_rank(*options, command_line()); }; });
+  sub->callback([options, &action] { action = [options] { return run_rank(*options); }; });
 }
 
 }  // namespace sage2

@@ -130,11 +130,17 @@ Costs cell_costs(const RankOptions& o, const CellTable& table) {
 }
 
 json provenance(const RankOptions& o, const RankResult& result, const std::vector<Run>& runs,
-                const std::vector<Run>& unseen, const std::vector<std::string>& command) {
+                const std::vector<Run>& unseen) {
   const RunInfo program = machine_info();
-  json j{{"command", command},         {"version", program.version},      {"commit", program.commit},
-         {"dirty", program.dirty},     {"created", program.started},      {"seed", o.seed},
-         {"devices", result.table().devices}, {"samples", result.table().units}, {"runs", json::array()}};
+  json j{{"command", command_line()},
+         {"version", program.version},
+         {"commit", program.commit},
+         {"dirty", program.dirty},
+         {"created", program.started},
+         {"seed", o.seed},
+         {"devices", result.table().devices},
+         {"samples", result.table().units},
+         {"runs", json::array()}};
   const auto add = [](json& list, const Run& run) {
     list.push_back({{"folder", run.folder.string()},
                     {"command", run.info.command},
@@ -175,7 +181,7 @@ bool wants_colour() {
 
 }  // namespace
 
-int run_rank(const RankOptions& o, const std::vector<std::string>& command) {
+int run_rank(const RankOptions& o) {
   const auto runs = read_runs(o.runs);
   const auto variants = wanted_variants(o, runs);
   CellTable table = pool_cells(runs, variants);
@@ -188,9 +194,10 @@ int run_rank(const RankOptions& o, const std::vector<std::string>& command) {
     unseen = std::move(parts.second);
   } else if (!unseen_runs.empty()) {
     if (const auto shared = shared_records(runs, unseen_runs, variants); shared > 0) {
-      throw DataError(fmt::format("{} records of the hold-out run are also in the runs the map is made from, so they "
-                                  "are not unseen",
-                                  shared));
+      throw DataError(
+          fmt::format("{} records of the hold-out run are also in the runs the map is made from, so they "
+                      "are not unseen",
+                      shared));
     }
     unseen = align_cells(table, pool_cells(unseen_runs, variants));
   }
@@ -202,7 +209,7 @@ int run_rank(const RankOptions& o, const std::vector<std::string>& command) {
   std::string written;
   if (!o.out.empty()) {
     auto map = to_map(result);
-    map.provenance = provenance(o, result, runs, unseen_runs, command);
+    map.provenance = provenance(o, result, runs, unseen_runs);
     written = fmt::format("{} and {}", o.out, write_map(o.out, map).string());
   }
   if (!o.explain.empty()) {

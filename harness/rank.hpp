@@ -33,8 +33,7 @@ struct RankOptions {
   bool json = false;
 };
 
-/// Reads the runs, makes the map, writes it where `out` is set and prints what was found. `command` goes into the map's
-/// provenance. Returns the exit code.
-int run_rank(const RankOptions& options, const std::vector<std::string>& command);
+/// Reads the runs, makes the map, writes it where `out` is set and prints what was found. Returns the exit code.
+int run_rank(const RankOptions& options);
 
 }  // namespace sage2

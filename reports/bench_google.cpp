@@ -70,7 +70,8 @@ std::vector<BenchEntry> google_bench_entries(const json& j, const std::string& f
     auto& [entry, times] = value;
     entry.ms = std::isnan(times.median) ? times.sum / times.count : times.median;
     if (!(entry.ms > 0) || !std::isfinite(entry.ms)) {
-      throw DataError(fmt::format("{}: the benchmark of {} takes {} ms, expected more than 0", file, entry.variant, entry.ms));
+      throw DataError(
+          fmt::format("{}: the benchmark of {} takes {} ms, expected more than 0", file, entry.variant, entry.ms));
     }
     entry.tops = attention_ops(entry.shape) / entry.ms * 1e-9;
     entries.push_back(entry);

@@ -20,7 +20,12 @@ std::string plural(const RankResult& r) {
 
 json rule_json(const RankResult& r) {
   const auto& request = r.designer.request;
-  json j{{"pooling", to_string(request.pooling)}, {to_string(request.rule), request.value}};
+  json j{{"pooling", to_string(request.pooling)}};
+  if (request.rule == Rule::first_last) {
+    j[to_string(request.rule)] = static_cast<int>(request.value);
+  } else {
+    j[to_string(request.rule)] = request.value;
+  }
   if (request.rule == Rule::fraction || request.rule == Rule::min_score) j["score"] = "cos_sim*(1-rel_l1)";
   if (request.rule == Rule::cosine) j["score"] = "cos_sim";
   if (r.design.budget) {
