@@ -13,7 +13,9 @@ void setup_rank(CLI::App& app, Action& action) {
   sub->add_option("RUN", o.runs, "Run folders, pooled")->required();
   sub->add_option("--base", o.base, "Variant that cells run (default sage2-4b, or the first of --choices)");
   sub->add_option("--fallback", o.fallback, "Variant of cells that need more (default sage2-8b, or the second choice)");
-  sub->add_option("--choices", o.choices, "Variants A,B,C that a budget chooses from")->delimiter(',');
+  sub->add_option("--choices", o.choices, "Variants A,B,C that a budget chooses from")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   sub->add_option("--out", o.out, "Write the map here (JSON) and int8_cells.txt beside it");
 
   auto* rules = sub->add_option_group("rule", "Which cells run the fallback (one of these)");
@@ -37,9 +39,9 @@ void setup_rank(CLI::App& app, Action& action) {
       ->capture_default_str();
   sub->add_option("--bench", o.bench, "Measured times (JSON); without it operations are counted");
 
-  sub->add_flag("--holdout{0.5}", o.holdout,
-                "Make the map from a part of the samples, test it on the others (--holdout=0.3: hold out 30 %)");
-  sub->add_option("--holdout-run", o.holdout_runs, "Test the map on this run instead");
+  sub->add_flag("--holdout", o.holdout, "Make the map from a part of the samples and test it on the others");
+  sub->add_option("--holdout-fraction", o.holdout_fraction, "Part of the samples to hold out")->capture_default_str();
+  sub->add_option("--holdout-run", o.holdout_runs, "Test the map on this run instead")->allow_extra_args(false);
   sub->add_option("--bootstrap", o.replicates, "Times the samples are resampled")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

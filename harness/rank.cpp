@@ -151,7 +151,7 @@ json provenance(const RankOptions& o, const RankResult& result, const std::vecto
   };
   for (const auto& run : runs) add(j["runs"], run);
   for (const auto& run : unseen) add(j["holdout_runs"], run);
-  if (o.holdout) j["held_out_fraction"] = *o.holdout;
+  if (o.holdout) j["held_out_fraction"] = o.holdout_fraction;
   j["stability"] = {{"replicates", result.stability.replicates}, {"warnings", result.stability.warnings}};
   if (result.stability.replicates > 0) j["stability"]["kendall_tau"] = result.stability.tau_mean;
   return j;
@@ -189,7 +189,7 @@ int run_rank(const RankOptions& o) {
   std::optional<CellTable> unseen;
   if (o.holdout && !unseen_runs.empty()) throw UsageError("--holdout and --holdout-run: give one of them");
   if (o.holdout) {
-    auto parts = split_units(table, *o.holdout, o.seed);
+    auto parts = split_units(table, o.holdout_fraction, o.seed);
     table = std::move(parts.first);
     unseen = std::move(parts.second);
   } else if (!unseen_runs.empty()) {

@@ -22,7 +22,8 @@ struct RankOptions {
   std::string metric = "rel_l1";
   std::string bench;
 
-  std::optional<double> holdout;  ///< fraction of the draws to hold out
+  bool holdout = false;           ///< make the map from a part of the draws, test it on the others
+  double holdout_fraction = 0.5;  ///< of the draws that are held out
   std::vector<std::string> holdout_runs;
   std::size_t replicates = 1000;
   std::uint64_t seed = 0;
