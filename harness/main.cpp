@@ -14,8 +14,8 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough(false);
   sage2::Action action;
-  sage2::setup_inspect(app, action);
-  sage2::setup_synth(app, action);
+  // sage2::setup_inspect(app, action);
+  // sage2::setup_synth(app, action);
   sage2::setup_eval(app, action);
   sage2::setup_merge(app, action);
   sage2::setup_variants(app, action);
