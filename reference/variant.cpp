@@ -245,8 +245,9 @@ std::string canonical(const Variant& variant) {
   for (const auto& p : presets()) consider(p.name, p.variant);
   for (const auto& p : presets()) {
     for (const auto& [name, arch] : kArchs) {
-      const auto base = normalised(on_arch(p.variant, arch));
-      if (!contradiction(base)) consider(fmt::format("{}@{}", p.name, name), base);
+      // Parsing starts from this very value, so it must not be normalised before the settings are compared.
+      const auto base = on_arch(p.variant, arch);
+      if (!contradiction(normalised(base))) consider(fmt::format("{}@{}", p.name, name), base);
     }
   }
   return best;
