@@ -41,7 +41,8 @@ void merge_rows(std::vector<SuiteRow>& into, const std::vector<SuiteRow>& more) 
 
 void merge_suites(std::vector<SuiteInfo>& into, const std::vector<SuiteInfo>& more) {
   for (const auto& suite : more) {
-    const auto known = std::find_if(into.begin(), into.end(), [&](const SuiteInfo& s) { return s.name == suite.name; });
+    const auto known = std::find_if(into.begin(), into.end(),
+                                    [&](const SuiteInfo& s) { return s.name == suite.name && s.title == suite.title; });
     if (known == into.end()) {
       into.push_back(suite);
     } else {

@@ -27,7 +27,7 @@ struct Report {
   std::vector<ModelCells> models;
   std::vector<RunInfo> runs;         ///< in the order given
   std::vector<SuiteRow> variants;    ///< everything asked for in some run and not deselected, in order
-  std::vector<SuiteInfo> suites;     ///< likewise; a suite that several runs name is one
+  std::vector<SuiteInfo> suites;     ///< likewise; a suite of several runs is one where name and title agree
   std::vector<CellError> errors;     ///< cells that could not be evaluated
   std::vector<std::string> remarks;  ///< what a reader must know: cut-off lines, records counted once
   std::vector<const MetricInfo*> metrics = {&metric_info("cos_sim"), &metric_info("rel_l1")};  ///< of the plots
