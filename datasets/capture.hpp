@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -38,12 +39,14 @@ struct CellInfo {
   std::optional<std::string> cfg_branch;
   std::optional<std::int64_t> seed;
   Shape shape;
-  DType dtype = DType::float16;  ///< the widest of the three tensors' formats
+  DType dtype = DType::float16;  ///< the widest of the three tensors' formats (float16, bfloat16, float32)
   Layout layout = Layout::hnd;
   bool is_causal = false;
   CausalAlign causal_align = CausalAlign::bottom_right;
   float sm_scale = 1.0F;
   std::array<std::string, 3> paths;  ///< datasets of q, k, v inside the file
+  std::array<DType, 3> dtypes{};     ///< their formats, which may differ
+  std::string output_path;           ///< dataset of the model's own output, empty where there is none
 };
 
 struct ReaderOptions {
@@ -78,6 +81,16 @@ class CaptureReader {
 
   /// One head as an FP32 matrix [length, head_dim]. Non-finite values are returned as they are.
   [[nodiscard]] Matrix read_head(const CellInfo& cell, TensorName name, std::size_t batch, std::size_t head) const;
+
+  /// The same into a matrix whose memory is used again: about twice as fast for long sequences.
+  void read_head(const CellInfo& cell, TensorName name, std::size_t batch, std::size_t head, Matrix& matrix) const;
+
+  /// The stored values of one head, bit by bit, 2 or 4 bytes each in this machine's byte order, without conversion.
+  void read_head_bits(const CellInfo& cell, TensorName name, std::size_t batch, std::size_t head,
+                      std::vector<std::byte>& bits) const;
+
+  /// The model's own output of one query head [q_len, head_dim]; only where `cell.output_path` is not empty.
+  [[nodiscard]] Matrix read_output(const CellInfo& cell, std::size_t batch, std::size_t q_head) const;
 
   /// Q, K and V of one query head, with the key/value head that belongs to it.
   [[nodiscard]] HeadProblem read_problem(const CellInfo& cell, std::size_t batch, std::size_t q_head) const;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -29,6 +30,14 @@ struct Matrix {
   [[nodiscard]] float& operator()(std::size_t i, std::size_t j) { return data[i * cols + j]; }
   [[nodiscard]] float operator()(std::size_t i, std::size_t j) const { return data[i * cols + j]; }
 };
+
+/// Where a matrix has its first NaN or infinity, and how many it has in all.
+struct NonFinite {
+  std::size_t row = 0;
+  std::size_t col = 0;
+  std::size_t count = 0;
+};
+[[nodiscard]] std::optional<NonFinite> first_nonfinite(const Matrix& matrix);
 
 /// Which key is the last that query row 0 sees where q_len != kv_len.
 enum class CausalAlign : std::uint8_t {

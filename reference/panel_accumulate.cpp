@@ -1,67 +1,43 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <stdexcept>
 
 #include "reference/formats.hpp"
 #include "reference/panel.hpp"
+#include "reference/simd.hpp"
 
 namespace sage2 {
 namespace {
 
-using Floats = float __attribute__((vector_size(64)));        // 16 rows
-using Ints = std::int32_t __attribute__((vector_size(64)));   // 16 rows
-using Doubles = double __attribute__((vector_size(64)));      // 8 rows
-using Longs = std::int64_t __attribute__((vector_size(64)));  // 8 rows
-using Bytes = std::int8_t __attribute__((vector_size(32)));   // 32 rows
-using HalfBytes = std::int8_t __attribute__((vector_size(16)));
-using HalfInts = std::int32_t __attribute__((vector_size(32)));
-using HalfFloats = float __attribute__((vector_size(32)));
+using namespace simd;
 
 constexpr int kHalves = 2;     // 16-row vectors in a strip
 constexpr int kColumns = 4;    // columns of B whose accumulators stay in registers
 constexpr int kChunk = 8;      // products whose sum of 27-bit terms still fits 32 bits
 constexpr int kLeastE = -100;  // below every exponent that occurs; keeps the scales normal numbers
 
-template <class To, class From>
-To bits(From x) {
-  static_assert(sizeof(To) == sizeof(From));
-  To y;
-  std::memcpy(&y, &x, sizeof y);
-  return y;
-}
-
-template <class V>
-V load(const void* from) {
-  V v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
-}
-
 /// 2^e for -126 <= e <= 127.
 Floats power_of_two(Ints e) {
-  return bits<Floats>((e + 127) << 23);
+  return as_floats((e + 127) << 23);
 }
 
 /// Eight rows of an exact sum (an integer times `unit`) in the accumulator's own format.
 template <int kOut, bool kHalfOut>
-HalfFloats deliver(Doubles sum, Doubles unit) {
-  Doubles value = sum * unit;
+[[gnu::always_inline]] inline Floats8 deliver(Doubles sum, Floats8 unit) {
+  Doubles value = sum * __builtin_convertvector(unit, Doubles);
   if constexpr (kHalfOut) {
     // round_to_fraction of formats.hpp, in FP64: 52 - 10 bits are pushed out.
-    Doubles binade = bits<Doubles>(bits<Longs>(value) & (Longs{} + 0x7FF0000000000000));
-    constexpr double kLeast = 0x1p-14;
-    binade = binade > kLeast ? binade : Doubles{} + kLeast;
-    const Doubles magic = binade * (1.5 * 0x1p42);
+    const Doubles power = as_doubles(as_longs(value) & (Longs{} + 0x7FF0000000000000));
+    const Doubles magic = larger(power, Doubles{} + 0x1p-14) * (1.5 * 0x1p42);
     value = (value + magic) - magic;
     const Doubles inf = Doubles{} + std::numeric_limits<double>::infinity();
     value = value > 65504.0 ? inf : (value < -65504.0 ? -inf : value);
   } else {
-    value = bits<Doubles>(bits<Longs>(value) & (Longs{} - (std::int64_t{1} << (52 - kOut))));
+    value = as_doubles(as_longs(value) & (Longs{} - (std::int64_t{1} << (52 - kOut))));
   }
-  return __builtin_convertvector(value, HalfFloats);
+  return __builtin_convertvector(value, Floats8);
 }
 
 /// The accumulator with its exact sum held in integers: int32 where the whole group fits (fraction 13), otherwise
@@ -71,112 +47,120 @@ struct Narrow {
   static constexpr bool kFits = kFraction <= 20;
   static constexpr int kStep = kFits ? kGroup : kChunk;
 
-  static void columns(std::size_t depth, int width, const float* a, const std::int8_t* a_exponent, PanelView<float> b,
+  template <int kWidth>
+  static void columns(std::size_t depth, const float* a, const std::int8_t* a_exponent, PanelView<float> b,
                       PanelView<std::int8_t> b_exponent, float* c) {
     Floats acc[kColumns][kHalves];
-    std::memcpy(&acc, c, static_cast<std::size_t>(width) * kStrip * sizeof(float));
-    for (std::size_t k0 = 0; k0 < depth; k0 += kGroup) {
-      group(width, a + k0 * kStrip, a_exponent + k0 * kStrip, {b.data + k0 * b.stride_k, b.stride_k, b.stride_n},
-            {b_exponent.data + k0 * b_exponent.stride_k, b_exponent.stride_k, b_exponent.stride_n}, acc);
+    for (int j = 0; j < kWidth; ++j) {
+      for (int h = 0; h < kHalves; ++h) acc[j][h] = load<Floats>(c + at(j, h));
     }
-    std::memcpy(c, &acc, static_cast<std::size_t>(width) * kStrip * sizeof(float));
+    for (std::size_t k0 = 0; k0 < depth; k0 += kGroup) {
+      group<kWidth>(a + k0 * kStrip, a_exponent + k0 * kStrip, {b.data + k0 * b.stride_k, b.stride_k, b.stride_n},
+                    {b_exponent.data + k0 * b_exponent.stride_k, b_exponent.stride_k, b_exponent.stride_n}, acc);
+    }
+    for (int j = 0; j < kWidth; ++j) {
+      for (int h = 0; h < kHalves; ++h) store(c + at(j, h), acc[j][h]);
+    }
   }
 
-  static void group(int width, const float* a, const std::int8_t* a_exponent, PanelView<float> b,
-                    PanelView<std::int8_t> b_exponent, Floats (&acc)[kColumns][kHalves]) {
+  static constexpr std::size_t at(int j, int h) {
+    return static_cast<std::size_t>(j) * kStrip + static_cast<std::size_t>(h) * 16;
+  }
+
+  template <int kWidth>
+  [[gnu::always_inline]] static void group(const float* a, const std::int8_t* a_exponent, PanelView<float> b,
+                                           PanelView<std::int8_t> b_exponent, Floats (&acc)[kColumns][kHalves]) {
     Floats scale[kColumns][kHalves];
     Floats unit[kColumns][kHalves];
-    for (int j = 0; j < width; ++j) {
+    for (int j = 0; j < kWidth; ++j) {
       Bytes largest = Bytes{} + static_cast<std::int8_t>(-128);
       for (int k = 0; k < kGroup; ++k) {
         const auto e = load<Bytes>(a_exponent + static_cast<std::size_t>(k) * kStrip) +
                        b_exponent.data[static_cast<std::size_t>(k) * b_exponent.stride_k +
                                        static_cast<std::size_t>(j) * b_exponent.stride_n];
-        largest = e > largest ? e : largest;
+        largest = larger(e, largest);
       }
       for (int h = 0; h < kHalves; ++h) {
-        HalfBytes part;
-        std::memcpy(&part, reinterpret_cast<const std::int8_t*>(&largest) + h * 16, 16);
-        const Ints product = __builtin_convertvector(part, Ints);
-        const Ints own = ((bits<Ints>(acc[j][h]) >> 23) & 0xFF) - 127;
-        Ints e = product > own ? product : own;
-        e = e > kLeastE ? e : Ints{} + kLeastE;
+        const Ints product = __builtin_convertvector(h == 0 ? low(largest) : high(largest), Ints);
+        const Ints own = ((as_ints(acc[j][h]) >> 23) & 0xFF) - 127;
+        const Ints e = larger(larger(product, own), Ints{} + kLeastE);
         scale[j][h] = power_of_two(kFraction - e);
         unit[j][h] = power_of_two(e - kFraction);
       }
     }
     if constexpr (kFits) {
-      sum_small(width, a, b, scale, unit, acc);
+      sum_small<kWidth>(a, b, scale, unit, acc);
     } else {
-      sum_large(width, a, b, scale, unit, acc);
+      sum_large<kWidth>(a, b, scale, unit, acc);
     }
   }
 
   /// Adds the truncated terms of products k0 .. k0 + kStep - 1. Scaling by a power of two is exact; the conversion to
   /// an integer truncates toward zero, which is what the hardware does.
-  static void add_terms(int width, int k0, const float* a, PanelView<float> b, const Floats (&scale)[kColumns][kHalves],
-                        Ints (&sum)[kColumns][kHalves]) {
+  template <int kWidth>
+  [[gnu::always_inline]] static void add_terms(int k0, const float* a, PanelView<float> b,
+                                               const Floats (&scale)[kColumns][kHalves],
+                                               Ints (&sum)[kColumns][kHalves]) {
     for (int k = k0; k < k0 + kStep; ++k) {
-      Floats row[kHalves];
-      std::memcpy(&row, a + static_cast<std::size_t>(k) * kStrip, sizeof row);
-      for (int j = 0; j < width; ++j) {
+      const float* const row = a + static_cast<std::size_t>(k) * kStrip;
+      for (int j = 0; j < kWidth; ++j) {
         const float scalar =
             b.data[static_cast<std::size_t>(k) * b.stride_k + static_cast<std::size_t>(j) * b.stride_n];
         for (int h = 0; h < kHalves; ++h) {
-          sum[j][h] += __builtin_convertvector((row[h] * scalar) * scale[j][h], Ints);
+          sum[j][h] += __builtin_convertvector((load<Floats>(row + h * 16) * scalar) * scale[j][h], Ints);
         }
       }
     }
   }
 
-  static void sum_small(int width, const float* a, PanelView<float> b, const Floats (&scale)[kColumns][kHalves],
-                        const Floats (&unit)[kColumns][kHalves], Floats (&acc)[kColumns][kHalves]) {
+  template <int kWidth>
+  [[gnu::always_inline]] static void sum_small(const float* a, PanelView<float> b,
+                                               const Floats (&scale)[kColumns][kHalves],
+                                               const Floats (&unit)[kColumns][kHalves],
+                                               Floats (&acc)[kColumns][kHalves]) {
     Ints sum[kColumns][kHalves];
-    for (int j = 0; j < width; ++j) {
+    for (int j = 0; j < kWidth; ++j) {
       for (int h = 0; h < kHalves; ++h) sum[j][h] = __builtin_convertvector(acc[j][h] * scale[j][h], Ints);
     }
-    add_terms(width, 0, a, b, scale, sum);
-    for (int j = 0; j < width; ++j) {
+    add_terms<kWidth>(0, a, b, scale, sum);
+    for (int j = 0; j < kWidth; ++j) {
       for (int h = 0; h < kHalves; ++h) {
         // Below 2^24, so the conversion is exact.
         const Floats value = __builtin_convertvector(sum[j][h], Floats) * unit[j][h];
         if constexpr (kHalfOut) {
           acc[j][h] = keep_infinite(acc[j][h], round_half_vector(value));
         } else {
-          acc[j][h] = bits<Floats>(bits<Ints>(value) & ~((1 << (23 - kOut)) - 1));
+          acc[j][h] = as_floats(as_ints(value) & ~((1 << (23 - kOut)) - 1));
         }
       }
     }
   }
 
-  static void sum_large(int width, const float* a, PanelView<float> b, const Floats (&scale)[kColumns][kHalves],
-                        const Floats (&unit)[kColumns][kHalves], Floats (&acc)[kColumns][kHalves]) {
+  template <int kWidth>
+  [[gnu::always_inline]] static void sum_large(const float* a, PanelView<float> b,
+                                               const Floats (&scale)[kColumns][kHalves],
+                                               const Floats (&unit)[kColumns][kHalves],
+                                               Floats (&acc)[kColumns][kHalves]) {
     Doubles total[kColumns][kHalves][2] = {};
     for (int k0 = 0; k0 < kGroup; k0 += kStep) {
       Ints sum[kColumns][kHalves] = {};
       if (k0 == 0) {
-        for (int j = 0; j < width; ++j) {
+        for (int j = 0; j < kWidth; ++j) {
           for (int h = 0; h < kHalves; ++h) sum[j][h] = __builtin_convertvector(acc[j][h] * scale[j][h], Ints);
         }
       }
-      add_terms(width, k0, a, b, scale, sum);
-      for (int j = 0; j < width; ++j) {
+      add_terms<kWidth>(k0, a, b, scale, sum);
+      for (int j = 0; j < kWidth; ++j) {
         for (int h = 0; h < kHalves; ++h) {
-          for (int q = 0; q < 2; ++q) {
-            const auto part = load<HalfInts>(reinterpret_cast<const char*>(&sum[j][h]) + q * 32);
-            total[j][h][q] += __builtin_convertvector(part, Doubles);
-          }
+          total[j][h][0] += __builtin_convertvector(low(sum[j][h]), Doubles);
+          total[j][h][1] += __builtin_convertvector(high(sum[j][h]), Doubles);
         }
       }
     }
-    for (int j = 0; j < width; ++j) {
+    for (int j = 0; j < kWidth; ++j) {
       for (int h = 0; h < kHalves; ++h) {
-        Floats value;
-        for (int q = 0; q < 2; ++q) {
-          const auto u = load<HalfFloats>(reinterpret_cast<const char*>(&unit[j][h]) + q * 32);
-          const auto part = deliver<kOut, kHalfOut>(total[j][h][q], __builtin_convertvector(u, Doubles));
-          std::memcpy(reinterpret_cast<char*>(&value) + q * 32, &part, 32);
-        }
+        const Floats value = join(deliver<kOut, kHalfOut>(total[j][h][0], low(unit[j][h])),
+                                  deliver<kOut, kHalfOut>(total[j][h][1], high(unit[j][h])));
         acc[j][h] = kHalfOut ? keep_infinite(acc[j][h], value) : value;
       }
     }
@@ -184,9 +168,8 @@ struct Narrow {
 
   /// round_fp16 for a vector.
   static Floats round_half_vector(Floats x) {
-    Floats binade = bits<Floats>(bits<Ints>(x) & 0x7F800000);
-    binade = binade > 0x1p-14F ? binade : Floats{} + 0x1p-14F;
-    const Floats magic = binade * (1.5F * 0x1p13F);
+    const Floats power = as_floats(as_ints(x) & 0x7F800000);
+    const Floats magic = larger(power, Floats{} + 0x1p-14F) * (1.5F * 0x1p13F);
     const Floats r = (x + magic) - magic;
     const Floats inf = Floats{} + std::numeric_limits<float>::infinity();
     return r > kFp16Max ? inf : (r < -kFp16Max ? -inf : r);
@@ -194,7 +177,7 @@ struct Narrow {
 
   /// An FP16 accumulator that overflowed stays infinite.
   static Floats keep_infinite(Floats before, Floats after) {
-    const Ints finite = (bits<Ints>(before) & 0x7F800000) != 0x7F800000;
+    const Ints finite = (as_ints(before) & 0x7F800000) != 0x7F800000;
     return finite ? after : before;
   }
 
@@ -206,9 +189,13 @@ struct Narrow {
                                       b_exponent.stride_n};
       // A constant width lets the compiler keep every accumulator in a register.
       if (n - j >= kColumns) {
-        columns(depth, kColumns, a, a_exponent, bj, ej, c + j * kStrip);
+        columns<kColumns>(depth, a, a_exponent, bj, ej, c + j * kStrip);
       } else {
-        columns(depth, static_cast<int>(n - j), a, a_exponent, bj, ej, c + j * kStrip);
+        for (std::size_t i = 0; i < n - j; ++i) {
+          columns<1>(depth, a, a_exponent, {bj.data + i * b.stride_n, b.stride_k, b.stride_n},
+                     {ej.data + i * b_exponent.stride_n, b_exponent.stride_k, b_exponent.stride_n},
+                     c + (j + i) * kStrip);
+        }
       }
     }
   }

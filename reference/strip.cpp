@@ -6,14 +6,12 @@
 #include <numbers>
 
 #include "reference/emulate.hpp"
-#include "reference/exp2.hpp"
 #include "reference/formats.hpp"
+#include "reference/strip_softmax.hpp"
 
 namespace sage2 {
 namespace {
 
-/// Below every score; finite, so that a row without a visible key never computes infinity minus infinity.
-constexpr float kNoScore = -1e30F;
 /// FP16 accumulators start afresh after this many keys, whatever the key tile (SageAttention2++).
 constexpr std::size_t kHalfKeys = 64;
 
@@ -97,7 +95,7 @@ AttentionPlan::AttentionPlan(const HeadProblem& head, const Variant& what, const
 }
 
 Strip::Strip(const AttentionPlan& plan)
-    : plan_(plan), q_scale_(kStrip), m_(kStrip), alpha_(kStrip), l_(4 * kStrip), visible_(kStrip), block_(kStrip) {
+    : plan_(plan), q_scale_(kStrip), m_(kStrip), alpha_(kStrip), l_(4 * kStrip), visible_(kStrip), delta_rows_(kStrip) {
   const std::size_t depth = plan.operands.q.codes.cols;
   const std::size_t tile = plan.variant.geometry.k_tile;
   q_.resize(depth * kStrip);
@@ -131,7 +129,7 @@ void Strip::load_queries(std::span<const std::uint32_t> rows) {
     const std::size_t seen = r < rows.size() ? plan_.problem.visible(row) : 0;
     visible_[r] = static_cast<std::int32_t>(seen);
     last_visible_ = std::max(last_visible_, seen);
-    block_[r] = static_cast<std::uint32_t>(row / kSmoothQBlock);
+    if (!delta_.empty()) delta_rows_[r] = plan_.operands.delta_s.row(row / kSmoothQBlock);
     // One factor a row carries the scale of Q and the softmax scale; the scale of K joins it key by key.
     q_scale_[r] = q.scale[row] * plan_.scale_log2;
     const float* codes = q.codes.row(row);
@@ -171,76 +169,13 @@ void Strip::scores(std::size_t first_key, std::size_t keys) {
 
 /// From products of codes to P before rounding: new running maximum, rescaling factor, exponentials, denominator.
 void Strip::softmax(std::size_t first_key, std::size_t keys) {
-  const bool smooth_q = !delta_.empty();
-  if (smooth_q) {
-    for (std::size_t n = 0; n < keys; ++n) {
-      for (std::size_t r = 0; r < kStrip; ++r) {
-        delta_[n * kStrip + r] = plan_.operands.delta_s(block_[r], first_key + n);
-      }
-    }
-  }
+  const TileRows rows{q_scale_.data(), visible_.data(), m_.data(), alpha_.data(), l_.data()};
   const float* const k_scale = plan_.operands.k.scale.data() + first_key;
-  float largest[kStrip];
-  std::fill_n(largest, kStrip, kNoScore);
+  if (delta_.empty()) return softmax_tile(first_key, keys, k_scale, plan_.p_offset, s_.data(), rows, p_.data());
   for (std::size_t n = 0; n < keys; ++n) {
-    float* const s = s_.data() + n * kStrip;
-    const float scale = k_scale[n];
-    const auto key = static_cast<std::int32_t>(first_key + n);
-    if (smooth_q) {
-      const float* const delta = delta_.data() + n * kStrip;
-      for (std::size_t r = 0; r < kStrip; ++r) {
-        // s becomes the whole score here; without smooth Q it stays the product, which the exponential scales.
-        s[r] = std::fma(s[r], q_scale_[r] * scale, delta[r]);
-        const float x = key < visible_[r] ? s[r] : kNoScore;
-        largest[r] = x > largest[r] ? x : largest[r];
-      }
-    } else {
-      for (std::size_t r = 0; r < kStrip; ++r) {
-        const float x = key < visible_[r] ? s[r] * (q_scale_[r] * scale) : kNoScore;
-        largest[r] = x > largest[r] ? x : largest[r];
-      }
-    }
+    for (std::size_t r = 0; r < kStrip; ++r) delta_[n * kStrip + r] = delta_rows_[r][first_key + n];
   }
-  for (std::size_t r = 0; r < kStrip; ++r) {
-    const float m = std::max(m_[r], largest[r] - plan_.p_offset);
-    alpha_[r] = exp2_shared(m_[r] - m);
-    m_[r] = m;
-    for (std::size_t t = 0; t < 4; ++t) l_[t * kStrip + r] *= alpha_[r];
-  }
-  for (std::size_t n = 0; n < keys; ++n) {
-    const float* const s = s_.data() + n * kStrip;
-    float* const p = p_.data() + n * kStrip;
-    // A row's keys are shared by four threads of a warp, two of every eight each; each keeps its own partial sum.
-    float* const l = l_.data() + n % 8 / 2 * kStrip;
-    const float scale = k_scale[n];
-    const auto key = static_cast<std::int32_t>(first_key + n);
-    for (std::size_t r = 0; r < kStrip; ++r) {
-      const float y = smooth_q ? s[r] - m_[r] : std::fma(s[r], q_scale_[r] * scale, -m_[r]);
-      const float e = exp2_shared(y);
-      p[r] = key < visible_[r] ? e : 0.0F;
-      l[r] += p[r];
-    }
-  }
-}
-
-/// Rounds P in place and counts what was lost. `limit`: beyond it a code is clamped.
-template <class Round>
-void Strip::round_p(std::size_t first_key, std::size_t keys, const Round& round, float limit) {
-  std::int32_t lost[kStrip] = {};
-  std::int32_t clamped[kStrip] = {};
-  for (std::size_t n = 0; n < keys; ++n) {
-    float* const p = p_.data() + n * kStrip;
-    const auto key = static_cast<std::int32_t>(first_key + n);
-    for (std::size_t r = 0; r < kStrip; ++r) {
-      clamped[r] += p[r] > limit ? 1 : 0;
-      p[r] = round(p[r]);
-      lost[r] += key < visible_[r] && p[r] == 0 ? 1 : 0;
-    }
-  }
-  for (std::size_t r = 0; r < kStrip; ++r) {
-    counts_.underflow += static_cast<std::uint64_t>(lost[r]);
-    counts_.saturated += static_cast<std::uint64_t>(clamped[r]);
-  }
+  softmax_tile_smooth_q(first_key, keys, k_scale, plan_.p_offset, s_.data(), delta_.data(), rows, p_.data());
 }
 
 /// O = alpha O + P V for one part of V.
@@ -348,32 +283,9 @@ void Strip::run(std::span<const std::uint32_t> rows, float* o) {
     // Operands are padded to whole tiles; keys beyond the end are masked like any other.
     scores(first, tile);
     softmax(first, tile);
-    switch (plan_.variant.p) {
-      case Format::e4m3:
-        round_p(
-            first, tile, [](float p) { return round_e4m3(p); }, kE4m3Max * (1 + 0x1p-20F));
-        break;
-      case Format::e5m2:
-        round_p(
-            first, tile, [](float p) { return round_e5m2(p); }, kE5m2Max * (1 + 0x1p-20F));
-        break;
-      case Format::fp16:
-        round_p(
-            first, tile, [](float p) { return round_fp16(p); }, kFp16Max);
-        break;
-      case Format::bf16:
-        round_p(
-            first, tile, [](float p) { return round_bf16(p); }, std::numeric_limits<float>::max());
-        break;
-      case Format::int8:
-        round_p(
-            first, tile, [](float p) { return round_half_even(p * 127.0F); }, 1.0F + 0x1p-20F);
-        break;
-      default:
-        round_p(
-            first, tile, [](float p) { return p; }, std::numeric_limits<float>::max());
-        break;
-    }
+    const auto lost = round_tile(plan_.variant.p, first, tile, visible_.data(), p_.data());
+    counts_.underflow += lost.underflow;
+    counts_.saturated += lost.saturated;
     if (!p_exponents_.empty()) {
       operand_exponents(p_.data(), p_.size(), least_exponent(plan_.variant.p), p_exponents_.data());
     }

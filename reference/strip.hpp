@@ -67,8 +67,6 @@ class Strip {
   void load_queries(std::span<const std::uint32_t> rows);
   void scores(std::size_t first_key, std::size_t keys);
   void softmax(std::size_t first_key, std::size_t keys);
-  template <class Round>
-  void round_p(std::size_t first_key, std::size_t keys, const Round& round, float limit);
   void multiply_v(std::size_t part, std::size_t first_key, std::size_t keys);
   void finish(std::size_t rows, float* o) const;
 
@@ -86,7 +84,7 @@ class Strip {
   AlignedVector<float> q_scale_, m_, alpha_;
   AlignedVector<float> l_;  ///< denominator, four partial sums [4][kStrip]
   AlignedVector<std::int32_t> visible_;
-  AlignedVector<std::uint32_t> block_;
+  std::vector<const float*> delta_rows_;  ///< dS of each row's block, over all keys
   std::size_t last_visible_ = 0;
 };
 

@@ -1,0 +1,47 @@
+#include "harness/progress.hpp"
+
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "fmt/format.h"
+
+namespace sage2 {
+namespace {
+
+std::string duration(double seconds) {
+  const auto s = static_cast<long>(seconds + 0.5);
+  if (s < 60) return fmt::format("{} s", s);
+  if (s < 3600) return fmt::format("{} min {} s", s / 60, s % 60);
+  return fmt::format("{} h {} min", s / 3600, s % 3600 / 60);
+}
+
+}  // namespace
+
+Progress::Progress(std::size_t total)
+    : total_(total), terminal_(isatty(STDERR_FILENO) != 0), start_(Clock::now()), last_(start_) {}
+
+void Progress::update(std::size_t done, std::size_t work, const std::string& what) {
+  const auto now = Clock::now();
+  const auto quiet = std::chrono::seconds(terminal_ ? 0 : 10);
+  if (now - last_ < quiet && done != total_) return;
+  last_ = now;
+  const double elapsed = std::chrono::duration<double>(now - start_).count();
+  std::string line = fmt::format("{}/{} cells", done, total_);
+  if (work > 0 && done < total_) {
+    line += fmt::format(", {} left", duration(elapsed / static_cast<double>(work) * static_cast<double>(total_ - done)));
+  } else {
+    line += fmt::format(", {}", duration(elapsed));
+  }
+  line += fmt::format(" ({})", what);
+  fmt::print(stderr, terminal_ ? "\r\033[K{}" : "{}\n", line.substr(0, 79));
+  std::fflush(stderr);
+  shown_ = terminal_;
+}
+
+void Progress::clear() {
+  if (shown_) fmt::print(stderr, "\r\033[K");
+  shown_ = false;
+}
+
+}  // namespace sage2
