@@ -239,7 +239,7 @@ json difference(const Report& report, const ModelCells& model, const VariantCell
   const auto name_b = label_of(report, b.variant);
   auto f = figure(model, "difference", fmt::format("difference-{}", slug_of(metric.name)),
                   fmt::format("{} minus {}", name_a, name_b),
-                  fmt::format("{} of {} minus that of {}: above zero (light) {} is better. {}: {}.",
+                  fmt::format("{} of {} minus that of {}: positive where {} is better. {}: {}.",
                               metric_json(metric)["label"].get<std::string>(), name_a, name_b, name_b, model.title,
                               extent_of(model)));
   f["metric"] = metric_json(metric);
@@ -302,11 +302,13 @@ json stages_figure(const ModelCells& model, const std::string& name, const Suite
   return f;
 }
 
-/// One panel for each head dim and mask, one line for each kernel: TOPS against keys.
+/// One panel for each head dim and mask, one line for each kernel: TOPS against keys. Of several batches or head counts
+/// at one length the largest stands.
 json speed_figure(const Report& report) {
-  std::map<std::pair<std::int64_t, bool>, std::map<std::string, std::map<std::int64_t, double>>> panels;
+  std::map<std::pair<std::int64_t, bool>, std::map<std::string, std::map<std::int64_t, const BenchEntry*>>> panels;
   for (const auto& e : report.bench) {
-    panels[{e.shape.head_dim, e.shape.is_causal}][label_of(report, e.variant)][e.shape.kv_len] = e.tops;
+    auto& entry = panels[{e.shape.head_dim, e.shape.is_causal}][label_of(report, e.variant)][e.shape.kv_len];
+    if (entry == nullptr || attention_ops(entry->shape) < attention_ops(e.shape)) entry = &e;
   }
   json list = json::array();
   for (const auto& [key, kernels] : panels) {
@@ -314,9 +316,9 @@ json speed_figure(const Report& report) {
     for (const auto& [label, points] : kernels) {
       json x = json::array();
       json y = json::array();
-      for (const auto& [length, tops] : points) {
+      for (const auto& [length, entry] : points) {
         x.push_back(length);
-        y.push_back(tops);
+        y.push_back(entry->tops);
       }
       series.push_back({{"label", label}, {"x", x}, {"y", y}});
     }

@@ -7,6 +7,7 @@ Computes nothing of its own; the same numbers give the same bytes. Needs matplot
 """
 
 import argparse
+import concurrent.futures
 import json
 import math
 import os
@@ -21,7 +22,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 from matplotlib.colors import LogNorm, Normalize  # noqa: E402
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter  # noqa: E402
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter  # noqa: E402
 
 SCHEMA = "sage2-plots/1"
 PANEL_COLUMNS = 3
@@ -73,8 +74,25 @@ def log_norm(values):
     return LogNorm(positive.min(), positive.max())
 
 
-def legend_below(fig, handles, labels, columns):
+def plain_log(axis, low, high):
+    """Decimal tick labels on a logarithmic axis, between the decades too where there are few of them."""
+    decades = math.log10(high / low) if 0 < low < high else 1
+    subs = [1, 1.5, 2, 3, 5, 7] if decades < 1 else [1, 2, 5] if decades < 2.5 else [1]
+    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}" if 1e-4 < value < 1e4 else f"{value:.0e}"))
+
+
+def bars(ax, at, low, high, **style):
+    """Vertical bars where both ends are known."""
+    known = np.isfinite(low) & np.isfinite(high)
+    if known.any():
+        ax.vlines(at[known], low[known], high[known], **style)
+
+
+def legend_below(fig, handles, labels):
     """One legend for all axes of a figure, in a strip of its own below them."""
+    columns = max(1, min(len(labels), int(fig.get_figwidth() / (0.5 + 0.075 * max(map(len, labels))))))
     height = fig.get_figheight()
     strip = 0.17 * math.ceil(len(labels) / columns) + 0.12
     fig.set_figheight(height + strip)
@@ -134,15 +152,19 @@ def draw_heatmaps(figure):
             ax.tick_params(labelbottom=True)
         if i % columns == 0:
             ax.set_ylabel(figure["y"]["label"])
-    fig.colorbar(image, ax=axes, label=figure["metric"]["label"], shrink=min(1.0, 0.5 + 0.5 / rows), aspect=12 + 6 * rows)
+    bar = fig.colorbar(image, ax=axes, label=figure["metric"]["label"], shrink=min(1.0, 0.5 + 0.5 / rows), aspect=12 + 6 * rows)
+    if isinstance(norm, LogNorm):
+        plain_log(bar.ax.yaxis, norm.vmin, norm.vmax)
     return fig
 
 
 def draw_difference(figure):
     values = numbers(figure["values"])
     finite = values[np.isfinite(values)]
-    limit = np.abs(finite).max() if finite.size and np.abs(finite).max() > 0 else 1.0
-    norm = Normalize(-limit, limit)
+    low, high = min(0.0, finite.min(initial=0)), max(0.0, finite.max(initial=0))
+    if low < 0 < high:  # both signs: zero in the middle
+        low, high = -max(-low, high), max(-low, high)
+    norm = Normalize(low, high if high > low else low + 1)
     fig, ax = plt.subplots(figsize=(4.6, min(7.0, max(2.0, 0.2 * values.shape[0] + 1.2))))
     image = draw_grid(ax, values, figure["x"], figure["y"], norm)
     write_values(ax, values, norm)
@@ -162,15 +184,16 @@ def draw_profile(figure):
         for i, (series, style) in enumerate(zip(data["series"], styles(count))):
             at = x + 0.5 * ((i + 0.5) / count - 0.5)  # side by side, so that bars do not hide each other
             mean = numbers(series["mean"])
-            ax.vlines(at, numbers(series["head_low"]), numbers(series["head_high"]), color=style["color"], linewidth=0.7)
-            ax.vlines(at, numbers(series["sample_low"]), numbers(series["sample_high"]), color=style["color"], linewidth=2.2)
+            bars(ax, at, numbers(series["head_low"]), numbers(series["head_high"]), color=style["color"], linewidth=0.7)
+            bars(ax, at, numbers(series["sample_low"]), numbers(series["sample_high"]), color=style["color"], linewidth=2.2)
             ax.plot(at, mean, label=series["label"], markersize=3.5, linewidth=1, **style)
         ax.set_yscale("log")
         tick_some(ax.xaxis, data["values"])
         ax.set_xlabel(data["label"])
+    plain_log(axes[0, 0].yaxis, *axes[0, 0].get_ylim())
     axes[0, 0].set_ylabel(figure["metric"]["label"])
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    legend_below(fig, handles, labels, min(4, len(labels)))
+    legend_below(fig, handles, labels)
     return fig
 
 
@@ -200,11 +223,12 @@ def draw_distribution(figure):
     for ax in (left, right):
         ax.set_xscale("log")
         ax.margins(x=0.12)
+        plain_log(ax.xaxis, *ax.get_xlim())
     left.set_xlabel(figure["metric"]["label"] + " of a cell")
     right.set_xlabel("|O - O'| in the worst cell")
     for name, shade, marker in zip(tails, shades, MARKERS):
         right.plot([], [], marker=marker, color=shade, linestyle="none", markersize=4, label=name)
-    legend_below(fig, *right.get_legend_handles_labels(), len(tails))
+    legend_below(fig, *right.get_legend_handles_labels())
     return fig
 
 
@@ -227,9 +251,10 @@ def draw_pareto(figure):
             ax.set_xlabel(f"cells in {figure['fallback']}")
         else:
             ax.set_xlabel("milliseconds for one call of every cell")
+    plain_log(axes[0, 0].yaxis, *axes[0, 0].get_ylim())
     axes[0, 0].set_ylabel(figure["metric"]["label"])
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    legend_below(fig, handles, labels, 3)
+    legend_below(fig, handles, labels)
     return fig
 
 
@@ -253,7 +278,7 @@ def draw_stages(figure):
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.set_ylabel("share of the squared error")
     ax.grid(axis="x", visible=False)
-    legend_below(fig, *ax.get_legend_handles_labels(), min(6, len(stages)))
+    legend_below(fig, *ax.get_legend_handles_labels())
     return fig
 
 
@@ -275,12 +300,12 @@ def draw_speed(figure):
         ax.set_xticks(ticks, [f"{t // 1024}K" if t % 1024 == 0 else str(t) for t in ticks])
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.yaxis.set_major_locator(MaxNLocator(6))
-        ax.set_ylim(bottom=0)
         ax.set_title(panel["title"])
         ax.set_xlabel("keys (sequence length)")
         if i % columns == 0:
             ax.set_ylabel("TOPS ($10^{12}$ operations/s)")
-    legend_below(fig, [handles[k] for k in sorted(handles)], sorted(handles), min(4, len(handles)))
+    axes[0, 0].set_ylim(0, 1.05 * max(y for p in panels for s in p["series"] for y in s["y"]))
+    legend_below(fig, [handles[k] for k in sorted(handles)], sorted(handles))
     return fig
 
 
@@ -324,9 +349,10 @@ def main():
     if data.get("schema") != SCHEMA:
         sys.exit(f"plot_report.py: {args.numbers}: expected schema {SCHEMA!r}, found {data.get('schema')!r}")
     args.out.mkdir(parents=True, exist_ok=True)
-    for figure in data["figures"]:
-        if args.only in (None, figure["name"]):
-            save(figure, args.out, endings)
+    figures = [f for f in data["figures"] if args.only in (None, f["name"])]
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        for _ in pool.map(save, figures, [args.out] * len(figures), [endings] * len(figures)):
+            pass
 
 
 if __name__ == "__main__":
