@@ -9,6 +9,7 @@
 #include "harness/command.hpp"
 #include "harness/plot_script.hpp"
 #include "harness/selection.hpp"
+#include "reports/detail_tables.hpp"
 #include "reports/html_page.hpp"
 #include "reports/plot_data.hpp"
 #include "reports/report.hpp"
@@ -47,12 +48,11 @@ class Output {
       fs::remove(partial, error);
       throw DataError(fmt::format("{}: cannot be written", path.string()));
     }
-    ++files_;
+    names_.push_back(name);
   }
 
   [[nodiscard]] const fs::path& folder() const { return folder_; }
-  [[nodiscard]] std::size_t files() const { return files_; }
-  void count(std::size_t more) { files_ += more; }
+  [[nodiscard]] const std::vector<std::string>& names() const { return names_; }
 
  private:
   static void make(const fs::path& folder) {
@@ -61,7 +61,7 @@ class Output {
     if (error) throw DataError(fmt::format("{}: cannot be made: {}", folder.string(), error.message()));
   }
   fs::path folder_;
-  std::size_t files_ = 0;
+  std::vector<std::string> names_;
 };
 
 Report load(const ReportOptions& options) {
@@ -95,9 +95,7 @@ std::string write_plots(const nlohmann::json& plots, const std::set<std::string>
   }
   if (endings.empty()) return {};
   out.write("plots/plots.json", plots.dump(1) + '\n');
-  auto failure = draw_plots(out.folder() / "plots" / "plots.json", out.folder() / "plots", endings);
-  if (failure.empty()) out.count(plots["figures"].size() * endings.size());
-  return failure;
+  return draw_plots(out.folder() / "plots" / "plots.json", out.folder() / "plots", endings);
 }
 
 int run_report(const ReportOptions& options) {
@@ -106,6 +104,8 @@ int run_report(const ReportOptions& options) {
   Output out(options.out);
   const auto plots = plot_data(report);
   const auto no_plots = write_plots(plots, formats, out);
+  const auto drawn =
+      no_plots.empty() && (formats.contains("svg") || formats.contains("pdf")) ? plots["figures"].size() : 0;
 
   for (const auto& placed : report_tables(report)) {
     const auto& name = placed.table.name;
@@ -126,11 +126,14 @@ int run_report(const ReportOptions& options) {
   if (formats.contains("html")) out.write("report.html", html_page(report));
 
   for (const auto& remark : report.remarks) fmt::print(stderr, "sage2-eval: {}\n", remark);
-  fmt::print("{}: {} files", options.out, out.files());
-  for (const char* name : {"report.html", "report.md", "tables.tex"}) {
-    if (fs::exists(out.folder() / name)) fmt::print(", {}", name);
+  for (const char* name : {"report.html", "report.md", "report.json", "tables.tex"}) {
+    const auto& written = out.names();
+    if (std::find(written.begin(), written.end(), name) != written.end()) fmt::print("{}/{}\n", options.out, name);
   }
-  fmt::print("\n");
+  const auto tables = std::count_if(out.names().begin(), out.names().end(),
+                                    [](const std::string& name) { return name.rfind("tables/", 0) == 0; });
+  if (tables > 0) fmt::print("{}/tables: {} files\n", options.out, tables);
+  if (drawn > 0) fmt::print("{}/plots: {} plots\n", options.out, drawn);
   if (no_plots.empty()) return static_cast<int>(ExitCode::ok);
   fmt::print(stderr, "sage2-eval: {}; everything else is written\n", no_plots);
   return static_cast<int>(ExitCode::check_failed);

@@ -8,6 +8,7 @@
 
 #include "fmt/format.h"
 #include "report_page.hpp"
+#include "reports/detail_tables.hpp"
 #include "reports/report_document.hpp"
 #include "reports/report_tables.hpp"
 #include "reports/stages.hpp"
@@ -97,8 +98,8 @@ json table_json(const NamedTable& named, const std::map<std::string, std::size_t
     const auto found = variants.find(l.variant);
     links.push_back(found == variants.end() ? json() : json{found->second, grid.at(l.layer, l.timestep)});
   }
-  return {{"title", t.title}, {"columns", columns}, {"rows", t.rows},
-          {"best", best},     {"notes", t.notes},   {"link_column", named.link_column},
+  return {{"title", named.topic}, {"columns", columns}, {"rows", t.rows},
+          {"best", best},         {"notes", t.notes},   {"link_column", named.link_column},
           {"links", links}};
 }
 

@@ -6,6 +6,7 @@
 
 #include "fmt/format.h"
 #include "fmt/ranges.h"
+#include "reports/detail_tables.hpp"
 #include "reports/stages.hpp"
 
 namespace sage2 {
@@ -95,7 +96,10 @@ std::string model_markdown(const Report& report, const ModelCells& model, const 
       fmt::format("## {}\n\n{}; captures: {}.\n\n", model.title, extent_of(model), fmt::join(model.captures, ", "));
   for (const auto& sentence : findings(report, model)) out += fmt::format("- {}\n", sentence);
   for (const auto& placed : tables) {
-    if (placed.model == model.slug) out += '\n' + to_markdown(placed.table.printed);
+    if (placed.model != model.slug) continue;
+    auto table = placed.table.printed;
+    table.title = placed.table.topic;  // the section names the model
+    out += '\n' + to_markdown(table);
   }
   for (const auto& plot : plots) {
     if (plot.model == model.slug) out += fmt::format("\n![{}]({})\n\n{}\n", plot.title, plot.file, plot.caption);
@@ -138,7 +142,7 @@ std::vector<std::string> findings(const Report& report, const ModelCells& model)
   }
   if (const auto rows = adaptive_rows(report, model); rows.size() == 3) {
     sentences.push_back(
-        fmt::format("Adaptive mix: the {} lifts CosSim from {} to {} on average and from {} to {} in the worst cell.",
+        fmt::format("Adaptive {}: CosSim rises from {} to {} on average and from {} to {} in the worst cell.",
                     rows[1].label, percent(rows[0].average.cos_sim), percent(rows[1].average.cos_sim),
                     percent(rows[0].worst.cos_sim), percent(rows[1].worst.cos_sim)));
   }

@@ -8,7 +8,7 @@
 #include "reports/summary.hpp"
 #include "reports/table.hpp"
 
-/// Every table of a report.
+/// Ablation tables, and what every table of a report is made of.
 namespace sage2 {
 
 /// The cell that a row of a table speaks of.
@@ -19,7 +19,8 @@ struct CellLink {
 
 /// A table twice: as a paper prints it, and with full precision for CSV files and scripts.
 struct NamedTable {
-  std::string name;  ///< file name without ending, stable: "dit-smoothing"
+  std::string name;   ///< file name without ending, stable: "dit-smoothing"
+  std::string topic;  ///< the title without the model and its extent
   Table printed;
   Table full;
   std::size_t link_column = 0;       ///< the printed column that names a cell
@@ -28,15 +29,6 @@ struct NamedTable {
 
 /// Ablation tables of one model: one for each suite with records (rows without records are left out and noted).
 [[nodiscard]] std::vector<NamedTable> suite_tables(const Report& report, const ModelCells& model);
-
-/// The model's other tables: all variants, tails and events, quantiles over cells, worst cells, stages, adaptive map.
-[[nodiscard]] std::vector<NamedTable> detail_tables(const Report& report, const ModelCells& model);
-
-/// Milliseconds and TOPS by variant and shape; no rows without a benchmark file.
-[[nodiscard]] NamedTable speed_table(const Report& report);
-
-/// One line for each variant and cell, all metrics with full precision, as CSV.
-[[nodiscard]] std::string cells_csv(const Report& report, const ModelCells& model);
 
 /// Suite rows as the tables show them, with the file name of each suite ("smoothing", "stages", "stages-2").
 struct ShownSuite {
@@ -51,8 +43,12 @@ struct ShownSuite {
 /// Summary of the adaptive mix: the base everywhere, the map (where there is one), the fallback everywhere.
 [[nodiscard]] std::vector<VariantSummary> adaptive_rows(const Report& report, const ModelCells& model);
 
-/// The `count` worst cells of a variant, worst first, in the order of `worst_cell`.
-[[nodiscard]] std::vector<const CellStats*> worst_cells(const VariantCells& variant, std::size_t count);
+/// A summary as a paper prints it, named "MODEL-`name`"; says what "worst" means.
+[[nodiscard]] NamedTable summary_named(const std::string& name, const std::string& topic, const ModelCells& model,
+                                       const std::vector<VariantSummary>& rows);
+
+/// "TOPIC: MODEL, EXTENT", for tables that leave the report.
+[[nodiscard]] std::string table_heading(const std::string& topic, const ModelCells& model);
 
 /// "40 cells (8 layers, 5 timesteps), 1 sample each".
 [[nodiscard]] std::string extent_of(const ModelCells& model);

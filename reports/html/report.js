@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
-  const state = { model: 0, variant: 0, metric: "rel_l1", minus: -1, shared: true, cell: null };
+  const state = { model: 0, variant: 0, metric: "rel_l1", minus: -1, shared: false, cell: null };
   const model = () => data.models[state.model];
 
   /* el("td", {class: "left"}, "text", child) */
