@@ -48,7 +48,9 @@ void want(Wanted& wanted, const std::string& name, const Variant& variant) {
 
 Wanted wanted_variants(const EvalOptions& options) {
   Wanted wanted;
-  for (const auto& text : options.variants) want(wanted, text, parse_variant(text));
+  for (const auto& list : options.variants) {
+    for (const auto& text : split_variants(list)) want(wanted, text, parse_variant(text));
+  }
   for (const auto& name : options.suites) {
     for (const auto& suite : find_suites(name)) {
       SuiteInfo info{suite.name, suite.title, {}};
@@ -85,10 +87,9 @@ struct Shard {
   }
 };
 
-RunInfo describe_run(const EvalOptions& options, const Wanted& wanted, const std::vector<CaptureReader>& readers,
-                     const std::vector<std::string>& command) {
+RunInfo describe_run(const EvalOptions& options, const Wanted& wanted, const std::vector<CaptureReader>& readers) {
   RunInfo info = machine_info();
-  info.command = command;
+  info.command = command_line();
   info.seed = options.seed;
   for (const auto& reader : readers) {
     info.captures.push_back({reader.file().filename().string(), reader.file().string(), file_fingerprint(reader.file()),
@@ -96,12 +97,8 @@ RunInfo describe_run(const EvalOptions& options, const Wanted& wanted, const std
   }
   for (const auto& v : wanted.variants) info.variants.push_back({v.name, v.canonical});
   info.suites = wanted.suites;
-  info.selection = {{"layers", options.layers},
-                    {"timesteps", options.timesteps},
-                    {"samples", options.samples},
-                    {"heads", options.heads},
-                    {"queries", options.queries},
-                    {"shard", options.shard}};
+  info.selection = {{"layers", options.layers}, {"timesteps", options.timesteps}, {"samples", options.samples},
+                    {"heads", options.heads},   {"queries", options.queries},     {"shard", options.shard}};
   return info;
 }
 
@@ -128,7 +125,7 @@ bool evaluate_into(RunWriter& run, const CaptureReader& reader, const CellId& id
   }
 }
 
-int run_eval(const EvalOptions& options, const std::vector<std::string>& command) {
+int run_eval(const EvalOptions& options) {
   if (options.device == "cuda") {
     throw DeviceError("--device cuda: this build has no CUDA engine; use --device cpu, which emulates every chip");
   }
@@ -148,7 +145,7 @@ int run_eval(const EvalOptions& options, const std::vector<std::string>& command
     readers.emplace_back(file, options.reader.options());
     for (const auto& id : select_cells(readers.back(), selection)) cells.emplace_back(readers.size() - 1, id);
   }
-  RunWriter run(options.out, describe_run(options, wanted, readers, command));
+  RunWriter run(options.out, describe_run(options, wanted, readers));
   if (run.resumed() > 0) fmt::print(stderr, "{}: {} records are there already\n", options.out, run.resumed());
 
   Progress progress(cells.size());
@@ -177,7 +174,7 @@ void setup_eval(CLI::App& app, Action& action) {
   auto options = std::make_shared<EvalOptions>();
   auto* sub = app.add_subcommand("eval", "Evaluate variants on captured Q, K, V against the FP64 reference");
   sub->add_option("CAPTURE", options->captures, "Capture files (HDF5)")->required();
-  sub->add_option("--variants", options->variants, "Variants, separated by blanks (see `sage2-eval variants`)");
+  sub->add_option("--variants", options->variants, "Variants, as in sage2-4b,int4:smooth_k=on,p=fp16 (see variants)");
   sub->add_option("--suite", options->suites, "Suites of variants: one published table each, or all");
   sub->add_option("--out", options->out, "Run folder; an interrupted run in it is continued")->required();
   sub->add_option("--device", options->device, "Where to compute")
@@ -194,11 +191,7 @@ void setup_eval(CLI::App& app, Action& action) {
   sub->add_option("--shard", options->shard, "i/n: only part i of n, by content; merge the runs afterwards");
   sub->add_flag("--json", options->json, "Print the summary as JSON");
   options->reader.add_to(*sub);
-  sub->callback([options, &action, &app] {
-    action = [options, command = app.get_parent() == nullptr ? command_line() : command_line()] {
-      return run_eval(*options, command);
-    };
-  });
+  sub->callback([options, &action] { action = [options] { return run_eval(*options); }; });
 }
 
 }  // namespace sage2

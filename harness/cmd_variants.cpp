@@ -45,7 +45,8 @@ std::vector<std::string> wrapped(const std::vector<std::string>& words, std::siz
 }
 
 void print_listing() {
-  Table preset_table{"A variant is PRESET or PRESET:KEY=VALUE,... or PRESET@ARCH:...\n", {{"preset"}, {"meaning"}}, {}, {}};
+  Table preset_table{
+      "A variant is PRESET or PRESET:KEY=VALUE,... or PRESET@ARCH:...\n", {{"preset"}, {"meaning"}}, {}, {}};
   for (const auto& p : presets()) preset_table.rows.push_back({p.name, p.meaning});
   fmt::print("{}\n", to_text(preset_table));
   Table keys{"", {{"key"}, {"values"}, {"meaning"}}, {}, {}};
@@ -53,7 +54,8 @@ void print_listing() {
     const auto values = wrapped(k.values, 24);
     const auto meaning = wrapped({k.meaning}, 44);
     for (std::size_t i = 0; i < std::max(values.size(), meaning.size()); ++i) {
-      keys.rows.push_back({i == 0 ? k.name : "", i < values.size() ? values[i] : "", i < meaning.size() ? meaning[i] : ""});
+      keys.rows.push_back(
+          {i == 0 ? k.name : "", i < values.size() ? values[i] : "", i < meaning.size() ? meaning[i] : ""});
     }
   }
   fmt::print("{}\n", to_text(keys));

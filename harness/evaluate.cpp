@@ -5,7 +5,6 @@
 #include <span>
 
 #include "datasets/error.hpp"
-#include "datasets/inspect.hpp"
 #include "fmt/format.h"
 #include "reference/emulate.hpp"
 #include "reference/exact_attention.hpp"
@@ -19,14 +18,16 @@ namespace {
 /// Rows whose errors are summed together; fixed, so that sums do not depend on the number of threads.
 constexpr std::size_t kChunkRows = 256;
 
-ErrorStats compare(const ExactOutput& exact, const Matrix& o) {
+/// `row_sums`: where to keep each row's own sums, or nothing.
+ErrorStats compare(const ExactOutput& exact, const Matrix& o, std::span<ErrorSums> row_sums) {
   const auto chunks = static_cast<std::int64_t>((o.rows + kChunkRows - 1) / kChunkRows);
   std::vector<ErrorStats> parts(static_cast<std::size_t>(chunks));
 #pragma omp parallel for schedule(dynamic)
   for (std::int64_t i = 0; i < chunks; ++i) {
     const auto first = static_cast<std::size_t>(i) * kChunkRows;
     for (std::size_t r = first; r < std::min(first + kChunkRows, o.rows); ++r) {
-      parts[static_cast<std::size_t>(i)].add_row(exact.row(r), {o.row(r), o.cols});
+      const auto sums = parts[static_cast<std::size_t>(i)].add_row(exact.row(r), {o.row(r), o.cols});
+      if (!row_sums.empty()) row_sums[r] = sums;
     }
   }
   ErrorStats all;
@@ -38,9 +39,10 @@ void require_finite(const CaptureReader& reader, const CellInfo& cell, TensorNam
                     std::size_t batch, std::size_t head) {
   const auto bad = first_nonfinite(m);
   if (!bad) return;
-  throw DataError(fmt::format("{}: {}: {} of {} values of batch {}, head {} are not finite, the first at token {}, channel {}",
-                              reader.file().string(), cell.paths[static_cast<std::size_t>(name)], bad->count,
-                              m.data.size(), batch, head, bad->index / m.cols, bad->index % m.cols));
+  throw DataError(
+      fmt::format("{}: {}: {} of {} values of batch {}, head {} are not finite, the first at token {}, channel {}",
+                  reader.file().string(), cell.paths[static_cast<std::size_t>(name)], bad->count, m.data.size(), batch,
+                  head, bad->row, bad->col));
 }
 
 /// What is gathered for one variant over the heads of a cell.
@@ -48,21 +50,18 @@ struct Gathered {
   ErrorStats stats;
   EventCounts counts;
   std::vector<HeadRecord> heads;
-  std::vector<std::vector<ErrorSums>> strata;  ///< per head the sums of each sampled row, for standard errors
+  std::vector<std::vector<ErrorSums>> row_sums;  ///< of each head's sampled rows, for standard errors
   double seconds = 0;
 };
 
-std::vector<ErrorSums> row_sums_of(const ExactOutput& exact, const Matrix& o) {
-  std::vector<ErrorSums> rows;
-  rows.reserve(o.rows);
-  for (std::size_t r = 0; r < o.rows; ++r) rows.push_back(row_sums(exact.row(r), {o.row(r), o.cols}));
-  return rows;
-}
-
-void set_errors(ErrorMetrics& m, const StandardErrors& se) {
-  m.cos_sim_se = se.cos_sim;
-  m.rel_l1_se = se.rel_l1;
-  m.rmse_se = se.rmse;
+void set_errors(ErrorMetrics& m, const std::vector<std::vector<ErrorSums>>& heads, std::size_t population) {
+  std::vector<SampledHead> sampled;
+  for (const auto& rows : heads) sampled.push_back({rows, population});
+  const auto se = standard_errors(sampled);
+  if (!se) return;
+  m.cos_sim_se = se->cos_sim;
+  m.rel_l1_se = se->rel_l1;
+  m.rmse_se = se->rmse;
 }
 
 void evaluate_head(const HeadProblem& problem, std::span<const std::uint32_t> rows,
@@ -73,16 +72,25 @@ void evaluate_head(const HeadProblem& problem, std::span<const std::uint32_t> ro
     const auto start = std::chrono::steady_clock::now();
     const auto out = emulate(problem, variants[i].variant, rows);
     g.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    const auto stats = compare(exact, out.o);
+    std::vector<ErrorSums> sums(rows.size());
+    const auto stats = compare(exact, out.o, sums);
     HeadRecord record{batch, head, stats.metrics()};
     if (!rows.empty()) {
-      g.strata.push_back(row_sums_of(exact, out.o));
-      set_errors(record.metrics, standard_errors({&g.strata.back(), 1}, problem.q.rows));
+      set_errors(record.metrics, {sums}, problem.q.rows);
+      g.row_sums.push_back(std::move(sums));
     }
     g.heads.push_back(record);
     g.stats.merge(stats);
     add(g.counts, {stats.nan(), stats.inf(), out.p_underflow, out.p_total, out.saturated});
   }
+}
+
+/// The rows of one head, or none for all. Every head draws its own.
+std::vector<std::uint32_t> chosen_rows(const CellInfo& cell, const EvaluationPlan& plan, std::size_t batch,
+                                       std::size_t head) {
+  if (!plan.queries || *plan.queries >= cell.shape.q_len) return {};
+  const std::uint64_t stream = batch * cell.shape.q_heads + head;
+  return sample_rows(cell.shape.q_len, *plan.queries, plan.seed ^ (stream * 0x9E3779B97F4A7C15ULL));
 }
 
 Record record_of(const CaptureReader& reader, const CellInfo& cell, const NamedVariant& variant,
@@ -103,19 +111,23 @@ Record record_of(const CaptureReader& reader, const CellInfo& cell, const NamedV
   r.device = "cpu";
   r.engine = "emulated";
   const auto& s = cell.shape;
-  r.shape = {static_cast<std::int64_t>(s.batch),  static_cast<std::int64_t>(s.q_heads),
-             static_cast<std::int64_t>(s.kv_heads), static_cast<std::int64_t>(s.q_len),
-             static_cast<std::int64_t>(s.kv_len), static_cast<std::int64_t>(s.head_dim),
-             cell.is_causal,                        static_cast<double>(cell.sm_scale)};
+  r.shape = {static_cast<std::int64_t>(s.batch),
+             static_cast<std::int64_t>(s.q_heads),
+             static_cast<std::int64_t>(s.kv_heads),
+             static_cast<std::int64_t>(s.q_len),
+             static_cast<std::int64_t>(s.kv_len),
+             static_cast<std::int64_t>(s.head_dim),
+             cell.is_causal,
+             static_cast<double>(cell.sm_scale)};
   if (selected_heads != s.q_heads) {
     for (const auto& h : g.heads) {
       if (h.batch == 0) r.heads_selected.push_back(h.head);
     }
   }
   r.metrics = g.stats.metrics();
-  if (!g.strata.empty()) {
-    r.queries = QuerySubset{static_cast<std::int64_t>(g.strata.front().size()), plan.seed};
-    set_errors(r.metrics, standard_errors(g.strata, s.q_len));
+  if (!g.row_sums.empty()) {
+    r.queries = QuerySubset{static_cast<std::int64_t>(g.row_sums.front().size()), plan.seed};
+    set_errors(r.metrics, g.row_sums, s.q_len);
   }
   r.sums = g.stats.sums();
   r.counts = g.counts;
@@ -127,9 +139,9 @@ Record record_of(const CaptureReader& reader, const CellInfo& cell, const NamedV
 }  // namespace
 
 std::string record_key(const std::string& content_hash, const NamedVariant& variant, const EvaluationPlan& plan) {
-  const auto text = fmt::format("{}|{}|heads={}|queries={}|numerics={}", content_hash, variant.canonical,
-                                plan.heads.to_string(),
-                                plan.queries ? fmt::format("{},{}", *plan.queries, plan.seed) : "all", kNumericsVersion);
+  const auto text =
+      fmt::format("{}|{}|heads={}|queries={}|numerics={}", content_hash, variant.canonical, plan.heads.to_string(),
+                  plan.queries ? fmt::format("{},{}", *plan.queries, plan.seed) : "all", kNumericsVersion);
   const auto hash = XXH3_128bits(text.data(), text.size());
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }
@@ -138,8 +150,6 @@ std::vector<Record> evaluate_cell(const CaptureReader& reader, const CellInfo& c
                                   const std::vector<NamedVariant>& variants, const EvaluationPlan& plan,
                                   const std::string& content_hash) {
   const auto heads = select_heads(reader, cell, plan.heads);
-  std::vector<std::uint32_t> rows;
-  if (plan.queries && *plan.queries < cell.shape.q_len) rows = sample_rows(cell.shape.q_len, *plan.queries, plan.seed);
   std::vector<Gathered> gathered(variants.size());
   HeadProblem problem;
   problem.dtype = cell.dtype;
@@ -159,7 +169,8 @@ std::vector<Record> evaluate_cell(const CaptureReader& reader, const CellInfo& c
       }
       problem.q = reader.read_head(cell, TensorName::q, b, h);
       require_finite(reader, cell, TensorName::q, problem.q, b, h);
-      evaluate_head(problem, rows, variants, static_cast<int>(b), static_cast<int>(h), gathered);
+      evaluate_head(problem, chosen_rows(cell, plan, b, h), variants, static_cast<int>(b), static_cast<int>(h),
+                    gathered);
     }
   }
   std::vector<Record> records;

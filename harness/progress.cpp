@@ -29,7 +29,8 @@ void Progress::update(std::size_t done, std::size_t work, const std::string& wha
   const double elapsed = std::chrono::duration<double>(now - start_).count();
   std::string line = fmt::format("{}/{} cells", done, total_);
   if (work > 0 && done < total_) {
-    line += fmt::format(", {} left", duration(elapsed / static_cast<double>(work) * static_cast<double>(total_ - done)));
+    line +=
+        fmt::format(", {} left", duration(elapsed / static_cast<double>(work) * static_cast<double>(total_ - done)));
   } else {
     line += fmt::format(", {}", duration(elapsed));
   }

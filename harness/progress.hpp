@@ -6,12 +6,13 @@
 
 namespace sage2 {
 
-/// Progress with an estimate of the time left, on stderr: one line that is rewritten where stderr is a terminal, a plain
-/// line every ten seconds otherwise.
+/// Progress with an estimate of the time left, on stderr: one line that is rewritten where stderr is a terminal, a
+/// plain line every ten seconds otherwise.
 class Progress {
  public:
   explicit Progress(std::size_t total);
-  /// `done` of `total` are finished; `what` names the last one. `work` of these took time, the others were there before.
+  /// `done` of `total` are finished; `what` names the last one. `work` of these took time, the others were there
+  /// before.
   void update(std::size_t done, std::size_t work, const std::string& what);
   /// Clears the line, so that other output can follow.
   void clear();

@@ -85,7 +85,9 @@ LineFile::LineFile(fs::path path) : path_(std::move(path)), file_(std::fopen(pat
   if (file_ == nullptr) cannot_write(path_, errno);
 }
 
-LineFile::~LineFile() { std::fclose(file_); }
+LineFile::~LineFile() {
+  std::fclose(file_);
+}
 
 void LineFile::append(const std::string& line) {
   const std::string whole = line + '\n';
@@ -106,7 +108,8 @@ RunWriter::RunWriter(const fs::path& folder, RunInfo info) : folder_(folder), in
     resumed_ = keys_.size();
     const auto why = difference(old, info_);
     if (!why.empty()) {
-      throw UsageError(fmt::format("{}: this folder holds another run: {}; choose another --out", folder_.string(), why));
+      throw UsageError(
+          fmt::format("{}: this folder holds another run: {}; choose another --out", folder_.string(), why));
     }
     auto variants = old.variants;
     auto suites = old.suites;
@@ -115,7 +118,8 @@ RunWriter::RunWriter(const fs::path& folder, RunInfo info) : folder_(folder), in
     info_.variants = std::move(variants);
     info_.suites = std::move(suites);
   } else if (!fs::is_empty(folder_)) {
-    throw UsageError(fmt::format("{}: this folder is not empty and holds no run; choose another --out", folder_.string()));
+    throw UsageError(
+        fmt::format("{}: this folder is not empty and holds no run; choose another --out", folder_.string()));
   }
   // Errors of cells are found anew by every attempt.
   fs::remove(folder_ / "errors.jsonl", error);

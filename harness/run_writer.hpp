@@ -30,9 +30,9 @@ class LineFile {
 
 class RunWriter {
  public:
-  /// Creates the folder, or opens one that the same run left behind: the same captures (by fingerprint), heads and query
-  /// rows. More variants, suites, layers, timesteps and samples may be asked for than before. Throws UsageError naming
-  /// what differs where the folder belongs to another run, DataError where it cannot be written.
+  /// Creates the folder, or opens one that the same run left behind: the same captures (by fingerprint), heads and
+  /// query rows. More variants, suites, layers, timesteps and samples may be asked for than before. Throws UsageError
+  /// naming what differs where the folder belongs to another run, DataError where it cannot be written.
   RunWriter(const std::filesystem::path& folder, RunInfo info);
 
   /// Keys of the records that are there already.

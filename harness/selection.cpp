@@ -56,7 +56,8 @@ IndexList::IndexList(const std::string& text, const std::string& option) {
 
 bool IndexList::contains(int index) const {
   if (all()) return true;
-  return std::any_of(ranges_.begin(), ranges_.end(), [&](const Range& r) { return r.first <= index && index <= r.last; });
+  return std::any_of(ranges_.begin(), ranges_.end(),
+                     [&](const Range& r) { return r.first <= index && index <= r.last; });
 }
 
 std::string IndexList::to_string() const {

@@ -30,6 +30,13 @@ std::string version_line() {
                      build_info::kOptions);
 }
 
+std::vector<std::string> command_line() {
+  std::ifstream in("/proc/self/cmdline", std::ios::binary);
+  std::vector<std::string> words;
+  for (std::string word; std::getline(in, word, '\0');) words.push_back(word);
+  return words;
+}
+
 RunInfo machine_info() {
   RunInfo info;
   info.version = build_info::kVersion;

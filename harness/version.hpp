@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "reports/record.hpp"
 
@@ -11,5 +12,8 @@ namespace sage2 {
 
 /// Fills in everything about the program and the machine: version, commit, compiler, CPU, threads, start time.
 [[nodiscard]] RunInfo machine_info();
+
+/// The words this process was started with.
+[[nodiscard]] std::vector<std::string> command_line();
 
 }  // namespace sage2

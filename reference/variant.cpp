@@ -216,6 +216,23 @@ Variant parse_variant(std::string_view text) {
   return plain;
 }
 
+std::vector<std::string> split_variants(std::string_view list) {
+  std::vector<std::string> out;
+  for (std::size_t at = 0; at <= list.size();) {
+    const auto comma = std::min(list.find(',', at), list.size());
+    const auto piece = list.substr(at, comma - at);
+    at = comma + 1;
+    const auto equals = piece.find('=');
+    const bool setting = equals != std::string_view::npos && piece.find(':') > equals;
+    if (setting && !out.empty()) {
+      out.back() += fmt::format(",{}", piece);
+    } else {
+      out.emplace_back(piece);
+    }
+  }
+  return out;
+}
+
 std::string canonical(const Variant& variant) {
   std::string best;
   std::size_t fewest = std::numeric_limits<std::size_t>::max();
@@ -228,8 +245,9 @@ std::string canonical(const Variant& variant) {
   for (const auto& p : presets()) consider(p.name, p.variant);
   for (const auto& p : presets()) {
     for (const auto& [name, arch] : kArchs) {
-      const auto base = normalised(on_arch(p.variant, arch));
-      if (!contradiction(base)) consider(fmt::format("{}@{}", p.name, name), base);
+      // Parsing starts from this very value, so it must not be normalised before the settings are compared.
+      const auto base = on_arch(p.variant, arch);
+      if (!contradiction(normalised(base))) consider(fmt::format("{}@{}", p.name, name), base);
     }
   }
   return best;

@@ -76,6 +76,9 @@ inline constexpr std::size_t kSmoothQBlock = 128;
 /// wrong and what would be right, where a name is unknown or the combination makes no sense.
 [[nodiscard]] Variant parse_variant(std::string_view text);
 
+/// Splits "A,B:key=value,key=value,C" into variants: a piece that is a mere key=value belongs to the one before it.
+[[nodiscard]] std::vector<std::string> split_variants(std::string_view list);
+
 /// The one spelling of a variant: the nearest preset (fewest differing keys, first in the list) and what differs.
 /// parse_variant(canonical(v)) == v, and equal variants have equal spellings.
 [[nodiscard]] std::string canonical(const Variant& variant);

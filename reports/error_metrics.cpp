@@ -24,7 +24,9 @@ void add(EventCounts& into, const EventCounts& more) {
 
 ErrorMetrics ratios(const ErrorSums& s) {
   ErrorMetrics m;
-  if (s.ref_ref == 0 || s.out_out == 0) {
+  if (std::isnan(s.ref_out)) {
+    m.cos_sim = s.ref_out;
+  } else if (s.ref_ref == 0 || s.out_out == 0) {
     m.cos_sim = s.ref_ref == s.out_out ? 1.0 : 0.0;
   } else {
     m.cos_sim = s.ref_out / (std::sqrt(s.ref_ref) * std::sqrt(s.out_out));

@@ -42,7 +42,7 @@ void add(ErrorSums& into, const ErrorSums& more);
 void add(EventCounts& into, const EventCounts& more);
 
 /// cos_sim, rel_l1 and rmse of pooled sums; the rest is left at 0. Two zero outputs agree perfectly (cos_sim 1), a zero
-/// against a non-zero one not at all (cos_sim 0).
+/// against a non-zero one not at all (cos_sim 0). NaN in the sums stays NaN.
 [[nodiscard]] ErrorMetrics ratios(const ErrorSums& sums);
 
 }  // namespace sage2

@@ -1,0 +1,81 @@
+#include "harness/summarise_run.hpp"
+
+#include <algorithm>
+
+#include "fmt/format.h"
+#include "reports/model_cells.hpp"
+#include "reports/summary.hpp"
+
+namespace sage2 {
+namespace {
+
+using nlohmann::json;
+
+/// Suites, and in front of them the variants that no suite names.
+std::vector<SuiteInfo> sections(const RunInfo& info) {
+  SuiteInfo named{"variants", "Variants", {}};
+  for (const auto& v : info.variants) {
+    const auto in_suite = [&](const SuiteInfo& s) {
+      return std::any_of(s.rows.begin(), s.rows.end(), [&](const SuiteRow& r) { return r.variant == v.variant; });
+    };
+    if (std::none_of(info.suites.begin(), info.suites.end(), in_suite)) named.rows.push_back(v);
+  }
+  std::vector<SuiteInfo> all;
+  if (!named.rows.empty()) all.push_back(std::move(named));
+  all.insert(all.end(), info.suites.begin(), info.suites.end());
+  return all;
+}
+
+std::vector<ModelCells> cells_of(const Run& run) {
+  CellCollector collector;
+  for (auto record : run.records) collector.add(std::move(record));
+  return collector.finish();
+}
+
+json metrics_json(const ErrorMetrics& m) {
+  return {{"cos_sim", m.cos_sim}, {"rel_l1", m.rel_l1}, {"rmse", m.rmse}, {"max_abs", m.max_abs},
+          {"p50", m.p50},         {"p90", m.p90},       {"p99", m.p99},   {"p999", m.p999}};
+}
+
+}  // namespace
+
+std::string run_tables(const Run& run) {
+  std::string out;
+  for (const auto& model : cells_of(run)) {
+    for (const auto& suite : sections(run.info)) {
+      const auto rows = summarise(model, suite.rows);
+      if (rows.empty()) continue;
+      if (!out.empty()) out += '\n';
+      out += to_text(summary_table(fmt::format("{}: {}", model.title, suite.title), rows));
+    }
+  }
+  return out;
+}
+
+std::string run_json(const Run& run) {
+  json out{{"run", run.folder.string()}, {"models", json::array()}, {"errors", run.errors}};
+  for (const auto& model : cells_of(run)) {
+    json suites = json::array();
+    for (const auto& suite : sections(run.info)) {
+      json rows = json::array();
+      for (const auto& row : summarise(model, suite.rows)) {
+        rows.push_back({{"label", row.label},
+                        {"variant", row.variant},
+                        {"cells", row.cells},
+                        {"average", metrics_json(row.average)},
+                        {"worst", metrics_json(row.worst)},
+                        {"worst_cell", row.worst_cell},
+                        {"nonfinite_cells", row.nonfinite_cells},
+                        {"p_underflow", row.counts.p_underflow},
+                        {"p_total", row.counts.p_total},
+                        {"saturated", row.counts.saturated},
+                        {"seconds", row.seconds}});
+      }
+      if (!rows.empty()) suites.push_back({{"name", suite.name}, {"title", suite.title}, {"rows", rows}});
+    }
+    out["models"].push_back({{"title", model.title}, {"captures", model.captures}, {"suites", suites}});
+  }
+  return out.dump(1) + '\n';
+}
+
+}  // namespace sage2
