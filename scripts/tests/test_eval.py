@@ -123,12 +123,11 @@ def test_fake_quantisation_agrees_with_the_emulation(sage2_eval: str, captured: 
     print(f"largest relative difference of an error: {worst:.2e}")
 
 
-def test_truncating_accumulators_matter_little(sage2_eval: str, captured: Path, tmp_path: Path) -> None:
+def test_truncating_accumulators_matter_little(sage2_eval: str, tmp_path: Path) -> None:
     """PyTorch sums in FP32 where the chip truncates to 13 bits or sums in FP16. On captures of trained models with 1024
-    keys that moves the errors of SageAttention2's presets by up to 2.4%; more than 5% would be another cause. Where
-    accumulation makes much of the error it is more: 8% of sage1's 0.0003 and 43% of fa3-fp8's 0.008 on an easy layer."""
-    presets = ["sage2-8b", "sage2-4b", "sage2-4b-v1", "sage2pp-8b", "sage2pp-4b", "int4"]
-    files = [captured, *sorted((Path(__file__).resolve().parents[2] / "datasets/samples").glob("*.h5"))]
-    for number, file in enumerate(files):
-        worst = largest_difference(sage2_eval, file, tmp_path / f"run{number}", presets, 0.05)
+    keys that moves the errors of SageAttention2's presets by up to 3%; more than 5% would have another cause. Where
+    accumulation makes much of the error it is more: 8% of sage1's 0.0003, 43% of fa3-fp8's 0.008 on an easy layer."""
+    presets = ["sage2-8b", "sage2-4b-v1", "sage2pp-4b"]
+    for file in sorted((Path(__file__).resolve().parents[2] / "datasets/samples").glob("*.h5")):
+        worst = largest_difference(sage2_eval, file, tmp_path / file.stem, presets, 0.05)
         print(f"{file.name}: largest relative difference of an error {worst:.2e}")
