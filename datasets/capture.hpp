@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "datasets/problem.hpp"
@@ -103,6 +104,9 @@ class CaptureReader {
 /// 128-bit hash (hex) of the contents of a cell: shape, format, mask, scale and the values of Q, K and V in HND order.
 /// Depends neither on the file's name nor on its layout, chunks or compression.
 [[nodiscard]] std::string content_hash(const CaptureReader& reader, const CellInfo& cell);
+
+/// The same hash of any text.
+[[nodiscard]] std::string text_hash(std::string_view text);
 
 /// Hash (hex) of a file's size, first and last MiB: tells files apart without reading a terabyte.
 [[nodiscard]] std::string file_fingerprint(const std::filesystem::path& file);

@@ -53,6 +53,12 @@ std::string content_hash(const CaptureReader& reader, const CellInfo& cell) {
   return hash.hex();
 }
 
+std::string text_hash(std::string_view text) {
+  Hash hash;
+  hash.add(text.data(), text.size());
+  return hash.hex();
+}
+
 std::string file_fingerprint(const std::filesystem::path& file) {
   constexpr std::uint64_t kEnd = std::uint64_t{1} << 20;
   std::error_code code;

@@ -156,7 +156,9 @@ int run_eval(const EvalOptions& options) {
     bool worked = false;
     if (!evaluate_into(run, readers[file], id, wanted, plan, shard, progress, worked)) ++failed;
     if (worked) ++evaluated;
-    progress.update(i + 1, evaluated, cell_name(readers[file], id));
+    progress.update(
+        i + 1, evaluated,
+        fmt::format("{}: layer {}, timestep {}", readers[file].file().filename().string(), id.layer, id.timestep));
   }
   progress.clear();
 

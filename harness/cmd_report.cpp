@@ -72,7 +72,7 @@ Report load(const ReportOptions& options) {
   report.published = options.published;
   report.metrics.clear();
   for (const auto& name : options.metrics) report.metrics.push_back(&metric_info(name));
-  if (!options.map.empty()) report.map = read_adaptive_map(options.map);
+  if (!options.map.empty()) report.map = read_map(options.map);
   if (!options.bench.empty()) report.bench = read_bench(options.bench);
   if (!options.difference.empty()) {
     report.difference = {resolve_variant(report, options.difference[0]),

@@ -10,7 +10,6 @@
 #include "reference/exact_attention.hpp"
 #include "reference/metrics.hpp"
 #include "reference/sampling.hpp"
-#include "xxhash.h"
 
 namespace sage2 {
 namespace {
@@ -139,11 +138,9 @@ Record record_of(const CaptureReader& reader, const CellInfo& cell, const NamedV
 }  // namespace
 
 std::string record_key(const std::string& content_hash, const NamedVariant& variant, const EvaluationPlan& plan) {
-  const auto text =
-      fmt::format("{}|{}|heads={}|queries={}|numerics={}", content_hash, variant.canonical, plan.heads.to_string(),
-                  plan.queries ? fmt::format("{},{}", *plan.queries, plan.seed) : "all", kNumericsVersion);
-  const auto hash = XXH3_128bits(text.data(), text.size());
-  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+  const auto rows = plan.queries ? fmt::format("{},{}", *plan.queries, plan.seed) : "all";
+  return text_hash(fmt::format("{}|{}|heads={}|queries={}|numerics={}", content_hash, variant.canonical,
+                               plan.heads.to_string(), rows, kNumericsVersion));
 }
 
 std::vector<Record> evaluate_cell(const CaptureReader& reader, const CellInfo& cell,

@@ -18,6 +18,7 @@ int run(int argc, char** argv) {
   sage2::setup_synth(app, action);
   sage2::setup_eval(app, action);
   sage2::setup_merge(app, action);
+  sage2::setup_rank(app, action);
   sage2::setup_report(app, action);
   sage2::setup_compare(app, action);
   sage2::setup_variants(app, action);

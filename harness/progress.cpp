@@ -35,7 +35,12 @@ void Progress::update(std::size_t done, std::size_t work, const std::string& wha
     line += fmt::format(", {}", duration(elapsed));
   }
   line += fmt::format(" ({})", what);
-  fmt::print(stderr, terminal_ ? "\r\033[K{}" : "{}\n", line.substr(0, 79));
+  line = line.substr(0, 79);
+  if (terminal_) {
+    fmt::print(stderr, "\r\033[K{}", line);
+  } else {
+    fmt::print(stderr, "{}\n", line);
+  }
   std::fflush(stderr);
   shown_ = terminal_;
 }

@@ -46,7 +46,7 @@ std::string run_tables(const Run& run) {
       const auto rows = summarise(model, suite.rows);
       if (rows.empty()) continue;
       if (!out.empty()) out += '\n';
-      out += to_text(summary_table(fmt::format("{}: {}", model.title, suite.title), rows));
+      out += to_text(summary_table(fmt::format("{}\n{}", model.title, suite.title), rows));
     }
   }
   return out;

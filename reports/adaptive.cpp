@@ -2,17 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <limits>
-
-#include "datasets/error.hpp"
-#include "fmt/format.h"
 
 namespace sage2 {
 namespace {
-
-using nlohmann::json;
-constexpr const char* kMapSchema = "sage2-map/1";
 
 /// A cell under both variants.
 struct CellPair {
@@ -58,34 +51,11 @@ ParetoPoint point_of(const std::vector<CellPair>& cells, const std::vector<bool>
 
 /// Whether the map sends a cell to the fallback, which it may spell canonically or by name.
 bool is_costly(const AdaptiveMap& map, const CellStats& cell) {
-  const auto found = map.variants.find({cell.layer, cell.timestep});
-  return found != map.variants.end() && found->second != map.base;
+  const MapCell* found = map.find(cell.layer, cell.timestep);
+  return found != nullptr && found->variant != map.base;
 }
 
 }  // namespace
-
-AdaptiveMap read_adaptive_map(const std::filesystem::path& file) {
-  std::ifstream in(file);
-  if (!in) throw DataError(fmt::format("{}: cannot be opened as an adaptive map", file.string()));
-  try {
-    const auto j = json::parse(in);
-    const auto schema = j.at("schema").get<std::string>();
-    if (schema != kMapSchema) {
-      throw DataError(fmt::format("{}: expected schema \"{}\", found \"{}\"", file.string(), kMapSchema, schema));
-    }
-    AdaptiveMap map;
-    map.model = j.value("model", "");
-    j.at("base").get_to(map.base);
-    j.at("fallback").get_to(map.fallback);
-    for (const auto& cell : j.at("cells")) {
-      map.variants[{cell.at("layer").get<int>(), cell.at("timestep").get<int>()}] =
-          cell.at("variant").get<std::string>();
-    }
-    return map;
-  } catch (const json::exception& e) {
-    throw DataError(fmt::format("{}: not an adaptive map: {}", file.string(), e.what()));
-  }
-}
 
 const VariantCells* find_variant_cells(const ModelCells& model, const std::string& text) {
   for (const auto& v : model.variants) {

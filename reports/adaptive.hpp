@@ -1,29 +1,17 @@
 #pragma once
 
 #include <cstddef>
-#include <filesystem>
-#include <map>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "reports/bench.hpp"
+#include "reports/map.hpp"
 #include "reports/metric.hpp"
 #include "reports/model_cells.hpp"
 
 /// What an adaptive map buys: errors of a model that runs some cells in a costlier variant, pooled from records.
 namespace sage2 {
-
-/// An adaptive map, schema "sage2-map/1", as far as a report needs it.
-struct AdaptiveMap {
-  std::string model;
-  std::string base, fallback;                           ///< as the map spells them
-  std::map<std::pair<int, int>, std::string> variants;  ///< (layer, timestep) to variant; cells not named run `base`
-};
-
-/// Throws DataError naming the file.
-[[nodiscard]] AdaptiveMap read_adaptive_map(const std::filesystem::path& file);
 
 /// Two variants between which cells are divided.
 struct BasePair {
