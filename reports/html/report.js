@@ -269,7 +269,7 @@
     const samples = m.variants[variant].samples[index];
     const more = [oneStep(m) ? "" : `timestep value ${significant(step.value, 4)}`, samples > 1 ? `${samples} samples pooled` : ""].filter(Boolean).join(", ");
     $("cell").replaceChildren(el("h2", {}, cellName(m, index)), el("p", { class: "note" }, more),
-      el("div", { class: "two" }, cellTable(m, index, variant), headTable(m, index, variant)));
+      headTable(m, index, variant), cellTable(m, index, variant));
   }
   function openHash() {
     const match = /^#cell=([^/]+)\/(\d+)\/(\d+)\/(\d+)$/.exec(location.hash);
@@ -291,7 +291,7 @@
 
   /* ---- the other sections ---- */
   function stages(s) {
-    const colours = s.stages.map((_, i) => css(colour(s.stages.length === 1 ? 0.3 : i / (s.stages.length - 1))));
+    const colours = s.stages.map((_, i) => css(colour(s.stages.length === 1 ? 0.3 : 0.12 + (0.88 * i) / (s.stages.length - 1))));
     const percent = (x) => (100 * x).toFixed(1) + "%";
     const bars = el("div", { class: "bars" });
     for (const bar of s.bars) {
