@@ -176,7 +176,9 @@ TEST(Curve, FallsAndIsBoundedByTheExactOne) {
     const auto& p = curve.points[k];
     EXPECT_LE(p.exact, p.paper + 1e-13);
     EXPECT_LE(p.paper, p.random + 1e-13);
-    if (k > 0) EXPECT_LT(p.paper, curve.points[k - 1].paper);
+    if (k > 0) {
+      EXPECT_LT(p.paper, curve.points[k - 1].paper);
+    }
     // With equal costs the exact curve is what the knapsack finds for k cells.
     const auto items = budget_items(group_cells(r.table, Pooling::cell), r.costs.grid, means.error);
     const double cost = map_total(r.costs.grid, std::vector<std::size_t>(30, 0)) +
