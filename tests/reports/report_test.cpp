@@ -169,7 +169,13 @@ TEST(Pareto, TakesTheWorstCellsFirst) {
     EXPECT_NEAR(curve[i].ms, 4 + 0.5 * static_cast<double>(i), 1e-14);
   }
   EXPECT_NEAR(curve[1].worst, 0.03, 1e-15);
-  AdaptiveMap map{"toy model", "sage2-4b", "sage2-8b", {{{3, 0}, "sage2-8b"}, {{0, 0}, "sage2-4b"}}};
+  AdaptiveMap map;
+  map.model = "toy model";
+  map.base = "sage2-4b";
+  map.fallback = "sage2-8b";
+  for (const auto& [layer, variant] : {std::pair{0, "sage2-4b"}, {3, "sage2-8b"}}) {
+    map.cells.push_back({layer, "", 0, 0, 0, 0, variant});
+  }
   const auto point = pareto_point(*pair, map, metric_info("rel_l1"), {});
   EXPECT_EQ(point.cells, 1U);
   EXPECT_NEAR(point.error, (0.04 + 0.03 + 0.02 + 0.001) / 4, 1e-15);
