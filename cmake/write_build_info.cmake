@@ -20,6 +20,7 @@ inline constexpr const char* kCommit = \"${commit}\";
 inline constexpr bool kDirty = ${dirty};
 inline constexpr const char* kCompiler = \"${COMPILER}\";
 inline constexpr const char* kBuildType = \"${BUILD_TYPE}\";
+inline constexpr const char* kSourceDir = \"${SOURCE_DIR}\";
 inline constexpr const char* kOptions = \"native=${NATIVE} sanitize=${SANITIZE}\";
 }  // namespace sage2::build_info
 ")

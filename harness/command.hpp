@@ -14,6 +14,9 @@ void setup_inspect(CLI::App& app, Action& action);
 void setup_synth(CLI::App& app, Action& action);
 void setup_eval(CLI::App& app, Action& action);
 void setup_merge(CLI::App& app, Action& action);
+void setup_rank(CLI::App& app, Action& action);
+void setup_report(CLI::App& app, Action& action);
+void setup_compare(CLI::App& app, Action& action);
 void setup_variants(CLI::App& app, Action& action);
 
 }  // namespace sage2

@@ -14,10 +14,13 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough(false);
   sage2::Action action;
-  // sage2::setup_inspect(app, action);
-  // sage2::setup_synth(app, action);
+  sage2::setup_inspect(app, action);
+  sage2::setup_synth(app, action);
   sage2::setup_eval(app, action);
   sage2::setup_merge(app, action);
+  sage2::setup_rank(app, action);
+  sage2::setup_report(app, action);
+  sage2::setup_compare(app, action);
   sage2::setup_variants(app, action);
   try {
     app.parse(argc, argv);

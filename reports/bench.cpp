@@ -42,6 +42,7 @@ std::vector<BenchEntry> read_bench(const std::filesystem::path& file) {
   std::vector<BenchEntry> entries;
   try {
     const auto j = json::parse(in);
+    if (j.contains("benchmarks")) return google_bench_entries(j, file.string());
     const auto schema = j.at("schema").get<std::string>();
     if (schema != kBenchSchema) {
       throw DataError(fmt::format("{}: expected schema \"{}\", found \"{}\"", file.string(), kBenchSchema, schema));

@@ -22,8 +22,14 @@ struct BenchEntry {
 /// 4 batch q_heads q_len kv_len head_dim, halved when causal: the convention of the papers.
 [[nodiscard]] double attention_ops(const RecordShape& shape);
 
-/// Throws DataError naming the file and the entry where something is missing, no number or not positive.
+/// Reads schema "sage2-bench/1" or the JSON of Google Benchmark. Throws DataError naming the file and the entry where
+/// something is missing, no number or not positive.
 [[nodiscard]] std::vector<BenchEntry> read_bench(const std::filesystem::path& file);
+
+/// From the JSON of Google Benchmark: entries whose label is a variant and whose counters are the sizes of its shape
+/// (batch, q_heads, kv_heads, q_len, kv_len, head_dim, is_causal); others are left out. The real time counts, the
+/// median of the repetitions where there is one, else their mean. `file` is for messages.
+[[nodiscard]] std::vector<BenchEntry> google_bench_entries(const nlohmann::json& j, const std::string& file);
 
 /// Milliseconds of `variant` at exactly this shape.
 [[nodiscard]] std::optional<double> bench_ms(const std::vector<BenchEntry>& entries, const std::string& variant,

@@ -2,9 +2,8 @@
 
 /// Tables as comma-separated values (RFC 4180, line feeds).
 namespace sage2 {
-namespace {
 
-std::string quoted(const std::string& text) {
+std::string csv_quoted(const std::string& text) {
   if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
   std::string out = "\"";
   for (const char c : text) {
@@ -14,20 +13,18 @@ std::string quoted(const std::string& text) {
   return out + '"';
 }
 
-}  // namespace
-
 std::string to_csv(const Table& table) {
   std::string out;
   for (std::size_t c = 0; c < table.columns.size(); ++c) {
     const auto& [title, align, group] = table.columns[c];
     if (c != 0) out += ',';
-    out += quoted(group.empty() || title.empty() ? group + title : group + ' ' + title);
+    out += csv_quoted(group.empty() || title.empty() ? group + title : group + ' ' + title);
   }
   out += '\n';
   for (const auto& row : table.rows) {
     for (std::size_t c = 0; c < table.columns.size(); ++c) {
       if (c != 0) out += ',';
-      out += quoted(row.at(c));
+      out += csv_quoted(row.at(c));
     }
     out += '\n';
   }

@@ -1,11 +1,9 @@
 #include "reports/report.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <iterator>
 #include <map>
 #include <set>
-#include <string_view>
 
 #include "datasets/error.hpp"
 #include "fmt/format.h"
@@ -41,7 +39,8 @@ void merge_rows(std::vector<SuiteRow>& into, const std::vector<SuiteRow>& more) 
 
 void merge_suites(std::vector<SuiteInfo>& into, const std::vector<SuiteInfo>& more) {
   for (const auto& suite : more) {
-    const auto known = std::find_if(into.begin(), into.end(), [&](const SuiteInfo& s) { return s.name == suite.name; });
+    const auto known = std::find_if(into.begin(), into.end(),
+                                    [&](const SuiteInfo& s) { return s.name == suite.name && s.title == suite.title; });
     if (known == into.end()) {
       into.push_back(suite);
     } else {
@@ -97,8 +96,7 @@ Report load_report(const std::vector<std::filesystem::path>& folders, const Repo
         folders[i],
         [&](Record&& r) {
           layers_found.insert(r.layer);
-          const auto& keep = selection.layers;
-          if (keep.empty() || std::find(keep.begin(), keep.end(), r.layer) != keep.end()) collector.add(std::move(r));
+          if (!selection.layer || selection.layer(r.layer)) collector.add(std::move(r));
         },
         &truncated));
     auto errors = read_errors(folders[i]);
@@ -118,8 +116,8 @@ Report load_report(const std::vector<std::filesystem::path>& folders, const Repo
     throw DataError(fmt::format("{}: holds no records", folders.empty() ? "" : folders.front().string()));
   }
   if (collector.records() == 0) {
-    throw UsageError(
-        fmt::format("--layers: selects none of the layers {} to {}", *layers_found.begin(), *layers_found.rbegin()));
+    throw UsageError(fmt::format("--layers: none of the layers {} to {} is selected", *layers_found.begin(),
+                                 *layers_found.rbegin()));
   }
   if (collector.duplicates() > 0) {
     report.remarks.push_back(
@@ -166,35 +164,6 @@ std::string label_of(const Report& report, const std::string& variant) {
     if (row.variant == variant) return row.label;
   }
   return variant;
-}
-
-std::vector<int> parse_ranges(const std::string& text, const std::string& flag) {
-  const auto fail = [&]() -> UsageError {
-    return UsageError(fmt::format("{}: expected numbers and ranges such as 0-3,7, found \"{}\"", flag, text));
-  };
-  std::set<int> values;
-  const auto* at = text.data();
-  const auto* end = at + text.size();
-  const auto number = [&] {
-    int value = 0;
-    const auto [next, error] = std::from_chars(at, end, value);
-    if (error != std::errc() || value < 0) throw fail();
-    at = next;
-    return value;
-  };
-  while (true) {
-    const int first = number();
-    int last = first;
-    if (at != end && *at == '-') {
-      ++at;
-      last = number();
-    }
-    if (last < first || last - first > 1'000'000) throw fail();
-    for (int v = first; v <= last; ++v) values.insert(v);
-    if (at == end) break;
-    if (*at++ != ',') throw fail();
-  }
-  return {values.begin(), values.end()};
 }
 
 }  // namespace sage2

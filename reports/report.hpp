@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -19,18 +20,18 @@ namespace sage2 {
 struct ReportSelection {
   /// Canonical spellings, names or suite labels; empty for all.
   std::vector<std::string> variants;
-  /// Layers to keep; empty for all.
-  std::vector<int> layers;
+  /// Which layers to keep; all where it is empty.
+  std::function<bool(int)> layer;
 };
 
 struct Report {
   std::vector<ModelCells> models;
   std::vector<RunInfo> runs;         ///< in the order given
   std::vector<SuiteRow> variants;    ///< everything asked for in some run and not deselected, in order
-  std::vector<SuiteInfo> suites;     ///< likewise; a suite that several runs name is one
+  std::vector<SuiteInfo> suites;     ///< likewise; a suite of several runs is one where name and title agree
   std::vector<CellError> errors;     ///< cells that could not be evaluated
   std::vector<std::string> remarks;  ///< what a reader must know: cut-off lines, records counted once
-  std::vector<const MetricInfo*> metrics = {&metric_info("cos_sim"), &metric_info("rel_l1")};  ///< of the plots
+  std::vector<const MetricInfo*> metrics = {&metric_info("rel_l1")};  ///< of the plots
   std::optional<AdaptiveMap> map;
   std::vector<BenchEntry> bench;
   bool published = false;  ///< the papers' figures beside one's own
@@ -48,8 +49,5 @@ struct Report {
 
 /// How tables and plots call a variant: its label, the canonical spelling where it has none.
 [[nodiscard]] std::string label_of(const Report& report, const std::string& variant);
-
-/// "0-3,7" as 0 1 2 3 7. Throws UsageError naming `flag`.
-[[nodiscard]] std::vector<int> parse_ranges(const std::string& text, const std::string& flag);
 
 }  // namespace sage2

@@ -1,7 +1,8 @@
 #include "reports/stages.hpp"
 
-#include <algorithm>
 #include <map>
+#include <string_view>
+#include <utility>
 
 #include "fmt/format.h"
 
@@ -28,13 +29,12 @@ StageShares shares_of(std::string name, const std::vector<double>& only, double 
 
 }  // namespace
 
-std::optional<StageAnalysis> analyse_stages(const ModelCells& model, const std::vector<SuiteInfo>& suites) {
-  const auto suite = std::find_if(suites.begin(), suites.end(), [](const SuiteInfo& s) { return s.name == "stages"; });
-  if (suite == suites.end()) return std::nullopt;
+std::optional<StageAnalysis> analyse_stages(const ModelCells& model, const SuiteInfo& suite) {
+  if (suite.name != "stages") return std::nullopt;
   StageAnalysis analysis;
   std::vector<std::map<int, double>> only;
   std::optional<std::map<int, double>> all;
-  for (const auto& row : suite->rows) {
+  for (const auto& row : suite.rows) {
     const auto* cells = model.find(row.variant);
     if (cells == nullptr) continue;
     if (row.label == "all") all = squared_errors(*cells);

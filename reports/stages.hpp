@@ -25,8 +25,8 @@ struct StageAnalysis {
   std::vector<StageShares> layers;  ///< ascending
 };
 
-/// From the suite "stages"; nothing where the model lacks records of its row "all" or of every "only" row.
-[[nodiscard]] std::optional<StageAnalysis> analyse_stages(const ModelCells& model,
-                                                          const std::vector<SuiteInfo>& suites);
+/// From a suite called "stages"; nothing where it is another suite, or where the model lacks records of its row "all"
+/// or of every "only" row.
+[[nodiscard]] std::optional<StageAnalysis> analyse_stages(const ModelCells& model, const SuiteInfo& suite);
 
 }  // namespace sage2

@@ -14,8 +14,26 @@ namespace {
 constexpr std::size_t kTableWidth = 80;
 constexpr std::size_t kLeastLabelWidth = 12;
 
-/// True where cell a is worse than b.
-bool worse(const CellStats& a, const CellStats& b) {
+/// Cuts the labels in the first column to what the other columns leave of a line.
+void fit_labels(Table& table) {
+  std::size_t others = 0;
+  for (std::size_t c = 1; c < table.columns.size(); ++c) {
+    std::size_t width = table.columns[c].title.size();
+    for (const auto& row : table.rows) width = std::max(width, row[c].size());
+    others += 2 + width;
+  }
+  const std::size_t room = std::max(kLeastLabelWidth, kTableWidth - std::min(kTableWidth, others));
+  for (auto& row : table.rows) {
+    if (row[0].size() <= room) continue;
+    auto shortened = row[0].substr(0, room - 2) + "..";
+    table.notes.push_back(fmt::format("{} = {}", shortened, row[0]));
+    row[0] = std::move(shortened);
+  }
+}
+
+}  // namespace
+
+bool is_worse(const CellStats& a, const CellStats& b) {
   const bool a_nan = std::isnan(a.metrics.cos_sim);
   const bool b_nan = std::isnan(b.metrics.cos_sim);
   if (a_nan != b_nan) return a_nan;
@@ -48,32 +66,15 @@ VariantSummary summarise_cells(const SuiteRow& row, const std::vector<CellStats>
   s.worst = w->metrics;
   s.worst_cell = long_name(*w, one_step);
   s.worst_cell_short = short_name(*w, one_step);
+  s.worst_layer = w->layer;
+  s.worst_timestep = w->timestep;
   return s;
 }
-
-/// Cuts the labels in the first column to what the other columns leave of a line.
-void fit_labels(Table& table) {
-  std::size_t others = 0;
-  for (std::size_t c = 1; c < table.columns.size(); ++c) {
-    std::size_t width = table.columns[c].title.size();
-    for (const auto& row : table.rows) width = std::max(width, row[c].size());
-    others += 2 + width;
-  }
-  const std::size_t room = std::max(kLeastLabelWidth, kTableWidth - std::min(kTableWidth, others));
-  for (auto& row : table.rows) {
-    if (row[0].size() <= room) continue;
-    auto shortened = row[0].substr(0, room - 2) + "..";
-    table.notes.push_back(fmt::format("{} = {}", shortened, row[0]));
-    row[0] = std::move(shortened);
-  }
-}
-
-}  // namespace
 
 const CellStats* worst_cell(const std::vector<CellStats>& cells) {
   const CellStats* found = nullptr;
   for (const auto& c : cells) {
-    if (found == nullptr || worse(c, *found)) found = &c;
+    if (found == nullptr || is_worse(c, *found)) found = &c;
   }
   return found;
 }

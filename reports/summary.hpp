@@ -24,7 +24,8 @@ struct VariantSummary {
   ErrorMetrics worst;
   std::string worst_cell;        ///< "layer 2 (blocks.2.attn), timestep 12"
   std::string worst_cell_short;  ///< "L2 T12"
-  double max_abs = 0;            ///< largest error anywhere
+  int worst_layer = 0, worst_timestep = 0;
+  double max_abs = 0;  ///< largest error anywhere
   EventCounts counts;
   double seconds = 0;
 };
@@ -36,7 +37,13 @@ struct VariantSummary {
 [[nodiscard]] std::vector<VariantSummary> summarise(const std::vector<Record>& records,
                                                     const std::vector<SuiteRow>& rows);
 
-/// The cell with the lowest cos_sim, as above; nullptr for no cells.
+/// One row over any cells, at least one.
+[[nodiscard]] VariantSummary summarise_cells(const SuiteRow& row, const std::vector<CellStats>& cells, bool one_step);
+
+/// True where cell a is worse than b in the sense of `VariantSummary::worst`.
+[[nodiscard]] bool is_worse(const CellStats& a, const CellStats& b);
+
+/// The worst cell; nullptr for no cells.
 [[nodiscard]] const CellStats* worst_cell(const std::vector<CellStats>& cells);
 
 /// At most 80 columns wide as text: label, CosSim in percent, relative L1 and RMSE of average and worst cell, the worst

@@ -48,6 +48,9 @@ void mark_best(Table& table, std::size_t column, Better better);
 /// RFC 4180 with a head line ("group title"); title, notes and marks are left out.
 [[nodiscard]] std::string to_csv(const Table& table);
 
+/// One CSV field, in quotes where it must be.
+[[nodiscard]] std::string csv_quoted(const std::string& text);
+
 /// Text with the characters that mean something to LaTeX escaped.
 [[nodiscard]] std::string latex_escaped(const std::string& text);
 

@@ -1,0 +1,1 @@
+"""Quantised attention in PyTorch: the arithmetic of sage2-eval's emulation, on any machine and inside any model."""

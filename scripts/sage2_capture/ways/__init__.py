@@ -1,0 +1,1 @@
+"""Ways in: where the libraries call attention, and how those calls are seen."""
