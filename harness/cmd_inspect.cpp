@@ -92,13 +92,16 @@ json to_json(const FileReport& report) {
   return j;
 }
 
-/// A number in at most six characters.
+/// A positive number in at most four characters.
 std::string brief(double x) {
   if (x == 0) return "0";
-  if (x >= 99999.5) return fmt::format("{:.0e}", x);
-  if (x >= 999.5) return fmt::format("{:.0f}", x);
-  if (x < 0.005) return "<0.01";
-  return fmt::format("{:.{}f}", x, x >= 99.95 ? 0 : x >= 9.995 ? 1 : 2);
+  if (x < 0.005) return "<.01";
+  if (x < 9.995) return fmt::format("{:.2f}", x);
+  if (x < 99.95) return fmt::format("{:.1f}", x);
+  if (x < 9999.5) return fmt::format("{:.0f}", x);
+  std::string text = fmt::format("{:.0e}", x);  // "4e+38"
+  text.erase(text.find('+'), text[text.find('+') + 1] == '0' ? 2 : 1);
+  return text;
 }
 
 /// One line of the table: the largest values of the cells in it.
@@ -154,7 +157,7 @@ Table table_of(const std::vector<CellReport>& cells, bool each_cell) {
               {},
               {}};
   for (const Line& line : lines) {
-    std::vector<std::string> row{line.layer, shortened(line.name, each_cell ? 14 : 18),
+    std::vector<std::string> row{line.layer, shortened(line.name, each_cell ? 16 : 18),
                                  each_cell ? line.place : fmt::format("{}", line.cells)};
     for (const auto& values : {line.largest, line.bias}) {
       for (const double x : values) row.push_back(line.described > 0 ? brief(x) : "-");
