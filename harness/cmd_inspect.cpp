@@ -165,7 +165,7 @@ Table table_of(const std::vector<CellReport>& cells, bool each_cell) {
   return table;
 }
 
-/// Cells that are alike but for their numbers share a line: "9 cells: q [1, 2, 1024, 64], ...".
+/// What cells have in common that are alike but for their numbers.
 void print_kinds(const std::vector<CellReport>& cells) {
   std::map<std::string, std::size_t> counts;
   std::vector<std::string> order;
@@ -173,9 +173,9 @@ void print_kinds(const std::vector<CellReport>& cells) {
     if (!cell.info) continue;
     const CellInfo& info = *cell.info;
     const Shape& s = info.shape;
-    std::string kind =
-        fmt::format("batch {}, q {} x {}, k and v {} x {}, dim {}, {}, {}, {}", s.batch, s.q_heads, s.q_len, s.kv_heads,
-                    s.kv_len, s.head_dim, to_string(info.dtype), layout_name(info), mask_name(info));
+    const std::string kind = fmt::format(
+        "{}, {}, {}, head_dim {}\n    batch {}, {} query heads x {}, {} key/value heads x {}", to_string(info.dtype),
+        layout_name(info), mask_name(info), s.head_dim, s.batch, s.q_heads, s.q_len, s.kv_heads, s.kv_len);
     if (counts[kind]++ == 0) order.push_back(kind);
   }
   for (const std::string& kind : order) fmt::print("  {} cells: {}\n", counts[kind], kind);

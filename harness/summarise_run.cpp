@@ -52,7 +52,12 @@ std::vector<ModelCells> cells_of(const Run& run, const std::optional<AdaptiveMap
   for (auto record : run.records) collector.add(std::move(record));
   auto models = collector.finish();
   if (map) {
-    for (auto& model : models) model.variants.push_back(mapped_cells(model, *map));
+    for (auto& model : models) {
+      // Variants are kept in the order of their spelling.
+      const auto after = [](const VariantCells& v) { return v.variant > "map"; };
+      const auto place = std::find_if(model.variants.begin(), model.variants.end(), after);
+      model.variants.insert(place, mapped_cells(model, *map));
+    }
   }
   return models;
 }

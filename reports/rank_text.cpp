@@ -6,29 +6,10 @@
 #include "fmt/ranges.h"
 #include "reports/heatmap.hpp"
 #include "reports/table.hpp"
+#include "reports/wrap.hpp"
 
 namespace sage2 {
 namespace {
-
-constexpr std::size_t kColumns = 80;
-
-/// Breaks a sentence at spaces; further lines are indented by two.
-std::string wrapped(const std::string& text) {
-  std::string out;
-  std::string line;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t end = std::min(text.find(' ', at), text.size());
-    const std::string word = text.substr(at, end - at);
-    if (!line.empty() && line.size() + 1 + word.size() > kColumns) {
-      out += line + '\n';
-      line = "  " + word;
-    } else {
-      line += (line.empty() ? "" : " ") + word;
-    }
-    at = end + 1;
-  }
-  return out + line + '\n';
-}
 
 std::string percent(double share) {
   return fmt::format("{:.1f}%", 100 * share);
@@ -54,7 +35,7 @@ std::string grid(const RankResult& r, bool colour) {
   std::vector<std::string> names;
   for (const auto& v : r.table().variants) names.push_back(v.name);
   return wrapped(fmt::format("Score = CosSim x (1 - RelL1) of {}; low is bad.", r.name_of(0))) +
-         heat_map(cells, names, {colour, kColumns});
+         heat_map(cells, names, {colour, kTerminalColumns});
 }
 
 std::string worst_cells(const RankResult& r, std::size_t count) {
@@ -62,10 +43,9 @@ std::string worst_cells(const RankResult& r, std::size_t count) {
   Table table;
   table.title = "Worst cells";
   const std::string metric = to_string(r.designer.request.metric);
-  table.columns = {{"rank", Align::right},          {"layer", Align::right},
-                   {"timestep", Align::right},      {"score", Align::right},
-                   {"95 % interval", Align::right}, {metric, Align::right},
-                   {"under the map", Align::right}, {"runs", Align::left}};
+  table.columns = {
+      {"rank", Align::right},          {"layer", Align::right}, {"timestep", Align::right},   {"score", Align::right},
+      {"95 % interval", Align::right}, {metric, Align::right},  {"in the map", Align::right}, {"runs", Align::left}};
   for (std::size_t i = 0; i < std::min(count, order.size()); ++i) {
     const std::size_t c = order[i];
     const Cell& cell = r.table().cells[c];
