@@ -62,6 +62,15 @@ std::vector<ModelCells> cells_of(const Run& run, const std::optional<AdaptiveMap
   return models;
 }
 
+/// The rows of a section that have records. Beside the map stand only variants that cover all of its cells.
+std::vector<VariantSummary> section_rows(const ModelCells& model, const SuiteInfo& section) {
+  auto rows = summarise(model, section.rows);
+  if (section.name != "map" || rows.empty()) return rows;
+  const auto cells = rows.front().cells;
+  std::erase_if(rows, [&](const VariantSummary& row) { return row.cells < cells; });
+  return rows;
+}
+
 json metrics_json(const ErrorMetrics& m) {
   return {{"cos_sim", m.cos_sim}, {"rel_l1", m.rel_l1}, {"rmse", m.rmse}, {"max_abs", m.max_abs},
           {"p50", m.p50},         {"p90", m.p90},       {"p99", m.p99},   {"p999", m.p999}};
@@ -73,7 +82,7 @@ std::string run_tables(const Run& run, const std::optional<AdaptiveMap>& map) {
   std::string out;
   for (const auto& model : cells_of(run, map)) {
     for (const auto& suite : sections(run.info, map)) {
-      const auto rows = summarise(model, suite.rows);
+      const auto rows = section_rows(model, suite);
       if (rows.empty()) continue;
       if (!out.empty()) out += '\n';
       out += to_text(summary_table(fmt::format("{}\n{}", model.title, suite.title), rows));
@@ -88,7 +97,7 @@ std::string run_json(const Run& run, const std::optional<AdaptiveMap>& map) {
     json suites = json::array();
     for (const auto& suite : sections(run.info, map)) {
       json rows = json::array();
-      for (const auto& row : summarise(model, suite.rows)) {
+      for (const auto& row : section_rows(model, suite)) {
         rows.push_back({{"label", row.label},
                         {"variant", row.variant},
                         {"cells", row.cells},
