@@ -33,6 +33,12 @@ if(SAGE2_SANITIZE)
                                                  -fno-sanitize-recover=all)
   target_link_options(sage2_options INTERFACE -fsanitize=${SAGE2_SANITIZE})
 endif()
+if(SAGE2_FUZZ)
+  # Instrumented loops do not vectorise, which clang would report of each that asks for it.
+  target_compile_options(sage2_options INTERFACE -fsanitize=fuzzer-no-link,address,undefined -Wno-pass-failed
+                                                 -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(sage2_options INTERFACE -fsanitize=address,undefined)
+endif()
 
 # sage2_library(NAME DEPENDENCY...): every .cpp of the folder, with the options above.
 function(sage2_library name)

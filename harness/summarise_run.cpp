@@ -52,9 +52,23 @@ std::vector<ModelCells> cells_of(const Run& run, const std::optional<AdaptiveMap
   for (auto record : run.records) collector.add(std::move(record));
   auto models = collector.finish();
   if (map) {
-    for (auto& model : models) model.variants.push_back(mapped_cells(model, *map));
+    for (auto& model : models) {
+      // Variants are kept in the order of their spelling.
+      const auto after = [](const VariantCells& v) { return v.variant > "map"; };
+      const auto place = std::find_if(model.variants.begin(), model.variants.end(), after);
+      model.variants.insert(place, mapped_cells(model, *map));
+    }
   }
   return models;
+}
+
+/// The rows of a section that have records. Beside the map stand only variants that cover all of its cells.
+std::vector<VariantSummary> section_rows(const ModelCells& model, const SuiteInfo& section) {
+  auto rows = summarise(model, section.rows);
+  if (section.name != "map" || rows.empty()) return rows;
+  const auto cells = rows.front().cells;
+  std::erase_if(rows, [&](const VariantSummary& row) { return row.cells < cells; });
+  return rows;
 }
 
 json metrics_json(const ErrorMetrics& m) {
@@ -68,7 +82,7 @@ std::string run_tables(const Run& run, const std::optional<AdaptiveMap>& map) {
   std::string out;
   for (const auto& model : cells_of(run, map)) {
     for (const auto& suite : sections(run.info, map)) {
-      const auto rows = summarise(model, suite.rows);
+      const auto rows = section_rows(model, suite);
       if (rows.empty()) continue;
       if (!out.empty()) out += '\n';
       out += to_text(summary_table(fmt::format("{}\n{}", model.title, suite.title), rows));
@@ -83,7 +97,7 @@ std::string run_json(const Run& run, const std::optional<AdaptiveMap>& map) {
     json suites = json::array();
     for (const auto& suite : sections(run.info, map)) {
       json rows = json::array();
-      for (const auto& row : summarise(model, suite.rows)) {
+      for (const auto& row : section_rows(model, suite)) {
         rows.push_back({{"label", row.label},
                         {"variant", row.variant},
                         {"cells", row.cells},

@@ -17,7 +17,7 @@ from .call import AttentionCall, unrepeat_heads
 from .clock import Clock
 from .errors import DataError, UsageError
 from .fake.variant import parse_variant
-from .intercept import Interceptor
+from .intercept import Interceptor, eager
 from .maps import AdaptiveMap
 from .roots import EXCLUDED, find_roots
 
@@ -50,6 +50,7 @@ class AppliedMap:
         _require_known_layers(adaptive, roots)
         self._clock = Clock(getattr(model, "scheduler", None) if scheduler is None else scheduler)
         self._context = contextlib.ExitStack()
+        self._context.enter_context(eager())
         self._context.enter_context(self._clock.follow(roots))
         self._interceptor = Interceptor(roots, self._replace, self._clock.on_open)
         self._interceptor.install()

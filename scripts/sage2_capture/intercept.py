@@ -8,6 +8,7 @@ outermost way in (transformers' registry hands on to scaled_dot_product_attentio
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -143,6 +144,12 @@ def _may_attend(module: nn.Module) -> bool:
     if isinstance(module, _CONTAINERS):
         return isinstance(module, nn.MultiheadAttention)
     return not (type(module).__module__.startswith("torch.nn.modules.") and not list(module.children()))
+
+
+def eager() -> contextlib.AbstractContextManager[Any]:
+    """Compiled code calls no Python: runs compiled models eagerly. The compiler is not imported for it."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return stance("force_eager") if stance is not None and "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
 _ACTIVE: list[Interceptor] = []  # innermost last

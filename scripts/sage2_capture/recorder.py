@@ -17,7 +17,7 @@ from . import schema
 from .call import AttentionCall, unrepeat_heads
 from .clock import Clock
 from .errors import DataError, UsageError
-from .intercept import Interceptor
+from .intercept import Interceptor, eager
 from .masks import Meaning, understand
 from .pieces import cut, make_cell, pieces
 from .plan import Plan
@@ -107,9 +107,7 @@ class Capture:
         if not self.dry_run:
             self._prepare()
             self._writer = BackgroundWriter(self._parts, self._inspect, self._memory)
-        stance = getattr(torch.compiler, "set_stance", None)
-        if stance is not None:  # compiled code calls no Python
-            self._context.enter_context(stance("force_eager"))
+        self._context.enter_context(eager())
         self._context.enter_context(self._clock.follow(self._roots))
         self._interceptor.install()
         return self

@@ -54,9 +54,9 @@ def _eager(module: nn.Module) -> nn.Module:
 
 def describe(model: Any) -> str:
     """Name of a model for the file's attribute: where it was loaded from, or its class."""
-    for holder in (model, getattr(model, "config", None), getattr(model, "model", None)):
-        for attribute in ("name_or_path", "_name_or_path"):
-            name = getattr(holder, attribute, None)
-            if isinstance(name, str) and name:
-                return name
+    config = getattr(model, "config", None)
+    for holder, attribute in ((config, "_name_or_path"), (model, "name_or_path"), (config, "name_or_path")):
+        name = getattr(holder, attribute, None)
+        if isinstance(name, str) and name:
+            return name
     return type(model).__name__ if model is not None else ""

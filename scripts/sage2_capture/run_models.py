@@ -117,7 +117,7 @@ def _open(options: argparse.Namespace, model: Any) -> Capture:
 
 def _done(run: Capture, options: argparse.Namespace, prompts: int) -> int:
     if options.dry_run:
-        print(f"{prompts} prompts: times {prompts}")
+        print(f"{prompts} samples: {prompts} times that (as long as the first)")
     else:
         print(run.report())
     return 0

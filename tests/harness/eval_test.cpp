@@ -215,9 +215,9 @@ TEST(Eval, RefusesWithOneSentence) {
       {{"eval", dir / "a.h5", "--variants", "fp16", "--queries", "5", "--out", dir / "run"}, 2, "another run"},
       {{"eval", dir / "a.h5", "--variants", "fp16", "--out", "/proc/nowhere"}, 3, "cannot write"},
       {{"eval", dir / "a.h5", "--variants", "fp16", "--out", dir / "a.h5"}, 3, "cannot write"},
-      {{"eval", dir / "a.h5", "--nonsense"}, 2, "--nonsense"},
+      {{"eval", dir / "a.h5", "--out", dir / "x", "--nonsense"}, 2, "--nonsense"},
       {{"merge", dir / "nothing", "--out", dir / "x"}, 3, "no run.json"},
-      {{"nonsense"}, 2, "nonsense"},
+      {{"nonsense"}, 2, "subcommand"},
       {{}, 2, "subcommand"},
   };
   for (const auto& c : cases) {
@@ -247,7 +247,7 @@ TEST(Eval, AFullDiskIsSaidAndNothingFinishedIsLost) {
 TEST(Eval, JsonIsTheSameSummary) {
   const TempDir dir;
   const auto out =
-      program({"eval", kSample, "--variants", "sage2-4b", "--layers", "0", "--out", dir / "run", "--json"});
+      program({"eval", kSample, "--variants", "sage2-4b", "--layers", "1", "--out", dir / "run", "--json"});
   ASSERT_EQ(exit_code(out), 0);
   const auto json = nlohmann::json::parse(out.output.substr(out.output.find('{')));
   const auto& row = json.at("models").at(0).at("suites").at(0).at("rows").at(0);
@@ -275,29 +275,32 @@ TEST(Eval, EvaluatesAMap) {
   EXPECT_EQ(used, (std::set<std::string>{"sage2-4b", "sage2-8b"}));
 }
 
-/// The published order of magnitude on real tensors, against plain NumPy that shares no code: FP64 softmax there, FP32
-/// here, so codes of P at a tie may differ; that moves cos_sim and rel_l1 by far less than 1e-3 of the error itself.
+/// Against plain NumPy that shares no code, on real tensors. The quantisers agree bit for bit; the softmax is FP64
+/// there and FP32 here, so a code of P close to a tie may differ. One code in 10^4 that differs by its full step moves
+/// the error energy by 10^-4 of itself; the bounds leave a factor of twenty.
 TEST(Eval, AgreesWithPlainNumpyOnRealTensors) {
   const auto python = test::python_with("numpy, h5py");
   if (python.empty()) GTEST_SKIP() << "no Python with numpy and h5py";
   const TempDir dir;
   const auto script = std::string(SAGE2_SOURCE_DIR) + "/tests/python/plain_numpy.py";
-  for (const std::string file : {"dit.h5", "lm.h5"}) {
+  const std::pair<std::string, std::string> captures[] = {{"dit.h5", "0,2"}, {"lm.h5", "1,4"}};
+  for (const auto& [file, layers] : captures) {
     const auto capture = std::string(SAGE2_SOURCE_DIR) + "/datasets/samples/" + file;
-    const auto plain = test::run({python, script, capture, "--layers", "0,2"});
+    const auto plain = test::run({python, script, capture, "--layers", layers});
     ASSERT_EQ(plain.status, 0) << plain.output;
     const auto expected = nlohmann::json::parse(plain.output);
     ASSERT_FALSE(expected.empty());
     std::string variants;
     for (const auto& [name, value] : expected.begin()->items()) variants += (variants.empty() ? "" : ",") + name;
-    const auto out = program({"eval", capture, "--layers", "0,2", "--variants", variants, "--out", dir / file});
+    const auto out = program({"eval", capture, "--layers", layers, "--variants", variants, "--out", dir / file});
     ASSERT_EQ(exit_code(out), 0) << out.output;
     std::size_t compared = 0;
     for (const auto& r : read_run((dir / file)).records) {
       const auto& e = expected.at(fmt::format("{} {} {}", r.layer, r.timestep, r.sample)).at(r.name);
-      EXPECT_TRUE(std::fabs((1 - r.metrics.cos_sim) / (1 - e.at(0).get<double>()) - 1) <= 2e-3) << file << r.variant;
-      EXPECT_TRUE(std::fabs(r.metrics.rel_l1 / e.at(1).get<double>() - 1) <= 1e-3) << file << r.variant;
-      EXPECT_TRUE(std::fabs(r.metrics.rmse / e.at(2).get<double>() - 1) <= 1e-3) << file << r.variant;
+      EXPECT_TRUE(std::fabs((1 - r.metrics.cos_sim) / (1 - e.at(0).get<double>()) - 1) <= 4e-3)
+          << file << " " << r.variant;
+      EXPECT_TRUE(std::fabs(r.metrics.rel_l1 / e.at(1).get<double>() - 1) <= 2e-3) << file << " " << r.variant;
+      EXPECT_TRUE(std::fabs(r.metrics.rmse / e.at(2).get<double>() - 1) <= 2e-3) << file << " " << r.variant;
       ++compared;
     }
     EXPECT_EQ(compared, expected.size() * 5);

@@ -61,10 +61,13 @@ def quantise(x, bits, gran, is_q):
     group = groups(len(x), gran, is_q)
     amax = np.zeros(group.max() + 1)
     np.maximum.at(amax, group, np.abs(x).max(axis=1))
-    scale = (amax / top + 1e-7 if gran == "thread" else np.maximum(amax, 1e-7) / top)[group][:, None]
+    # Codes are decided in FP32, where captured FP16 values meet exact ties.
+    x, amax, top32 = x.astype(np.float32), amax.astype(np.float32), np.float32(top)
+    eps = np.float32(1e-7)
+    scale = (amax / top32 + eps if gran == "thread" else np.maximum(amax, eps) / top32)[group][:, None]
     y = x / scale
-    code = np.trunc(y + 0.5 * np.sign(y)) if gran == "thread" else np.rint(y)
-    return np.clip(code, -top, top) * scale
+    code = np.trunc(y + np.float32(0.5) * np.sign(y)) if gran == "thread" else np.rint(y)
+    return np.clip(code, -top, top).astype(np.float64) * scale
 
 
 def softmax_attention(q, k, v, scale, causal):
@@ -78,14 +81,14 @@ def softmax_attention(q, k, v, scale, causal):
 def variant(q, k, v, scale, causal, bits, gran, smooth_q, smooth_k):
     """Key tiles of 64, running maximum with the FP8 offset, E4M3 P and V, denominator from unrounded P."""
     if smooth_k:
-        k = k - k.mean(axis=0).astype(np.float16)
+        k = (k - k.mean(axis=0).astype(np.float16)).astype(np.float32).astype(np.float64)
     bias = np.zeros((len(q), len(k)))
     if smooth_q:
         for first in range(0, len(q), 128):
             rows = slice(first, first + 128)
-            mean = q[rows].mean(axis=0)
+            mean = q[rows].mean(axis=0).astype(np.float32).astype(np.float64)
             q = q.copy()
-            q[rows] -= mean
+            q[rows] = (q[rows] - mean).astype(np.float32)
             bias[rows] = mean @ k.T
     s = (quantise(q, bits, gran, True) @ quantise(k, bits, gran, False).T + bias) * (scale * np.log2(np.e))
     if causal:

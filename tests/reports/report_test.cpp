@@ -170,13 +170,10 @@ TEST(Pareto, TakesTheWorstCellsFirst) {
   }
   EXPECT_NEAR(curve[1].worst, 0.03, 1e-15);
   AdaptiveMap map;
-  map.model = "toy model";
   map.base = "sage2-4b";
   map.fallback = "sage2-8b";
-  for (const auto& [layer, variant] : {std::pair{0, "sage2-4b"}, {3, "sage2-8b"}}) {
-    map.cells.push_back({layer, "", 0, 0, 0, 0, variant});
-  }
-  const auto point = pareto_point(*pair, map, metric_info("rel_l1"), {});
+  map.cells = {{0, "", 0, 0, 0, 0, "sage2-4b"}, {3, "", 0, 0, 0, 0, "sage2-8b"}};
+  const auto point = pareto_point(model, *pair, map, metric_info("rel_l1"), {});
   EXPECT_EQ(point.cells, 1U);
   EXPECT_NEAR(point.error, (0.04 + 0.03 + 0.02 + 0.001) / 4, 1e-15);
   EXPECT_FALSE(std::isfinite(point.ms)) << "no benchmark";

@@ -33,8 +33,9 @@ def quantized_attention(
     is_causal: bool = False,
     causal_align: str = "bottom_right",
     mask: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Attention of `variant`, in the format of q.
+    """Attention of `variant`, in the format of q unless `out_dtype` is another.
 
     q [batch, q_heads, q_len, head_dim]; k, v [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads.
     `mask` is boolean (True = attend) or additive, broadcastable to [batch, q_heads, q_len, kv_len]. Rows that see no
@@ -51,7 +52,7 @@ def quantized_attention(
         prepared = prepare(q.float(), k.float(), v.float(), sm_scale, variant, q.dtype)
         out = _loop(prepared, variant, sm_scale, is_causal, causal_align, mask)
     form = {"exact": None, "fp16": "fp16", "bf16": "bf16"}[variant.o]
-    return (out if form is None else round_to(form, out)).to(q.dtype)
+    return (out if form is None else round_to(form, out)).to(out_dtype or q.dtype)
 
 
 @contextlib.contextmanager
