@@ -66,9 +66,10 @@ std::string why_by_budget(const RankResult& r, const Cell& cell, std::size_t gro
     if (v == solution.chosen[group]) continue;
     const double saves = taken.error - items[group][v].error;
     const double costs = items[group][v].cost - taken.cost;
-    out += wrapped(fmt::format(
-        "Running {} in {} instead would change the error by {:+.4g} and the cost by {:+.4g} {}{}.", label, r.name_of(v),
-        -saves, costs, unit, saves > 0 && costs > 0 ? fmt::format(": {:.4g} saved per {}", saves / costs, unit) : ""));
+    const std::string ratio = saves * costs > 0 ? fmt::format(", {:.4g} per {}", saves / costs, unit) : "";
+    out +=
+        wrapped(fmt::format("Running {} in {} instead would change the error by {:+.4g} and the cost by {:+.4g} {}{}.",
+                            label, r.name_of(v), -saves, costs, unit, ratio));
   }
   return out;
 }
