@@ -25,7 +25,10 @@ void check_chunks(hid_t dataset, hid_t creation, const std::string& where) {
   std::vector<hsize_t> chunk(dims.size());
   H5Pget_chunk(creation, static_cast<int>(dims.size()), chunk.data());
   double expected = 1;  // a damaged shape may overflow integers
-  for (std::size_t i = 0; i < dims.size(); ++i) expected *= static_cast<double>((dims[i] - 1) / chunk[i] + 1);
+  for (std::size_t i = 0; i < dims.size(); ++i) {
+    const hsize_t chunks = (dims[i] - 1) / chunk[i] + 1;
+    expected *= static_cast<double>(chunks);
+  }
   const h5::Handle space(H5Dget_space(dataset));
   hsize_t found = 0;
   if (H5Dget_num_chunks(dataset, space.get(), &found) < 0) {

@@ -117,14 +117,14 @@ class Head {
     for (std::size_t c = 0; c < out.size(); ++c) out[c] = 0.25F * out[c] + length * u[c];
   }
 
-  /// Adds a multiple of one visible key, whose score then is about ln n + 4, while the others' exponentials add up to
+  /// Adds a multiple of one visible key, whose score then is about ln n + 6, while the others' exponentials add up to
   /// a few times n.
   void aim_row(std::size_t i, std::span<float> out) const {
     const std::size_t visible = visible_keys(i);
     if (visible == 0) return;
     std::vector<float> key(out.size());
     normal_row(keys_, targets_.index(i, static_cast<std::uint32_t>(visible)), key);
-    const double score = portable_log(static_cast<double>(cell_.shape.kv_len)) + 4.0;
+    const double score = portable_log(static_cast<double>(cell_.shape.kv_len)) + 6.0;
     const auto length = static_cast<float>(score / std::sqrt(static_cast<double>(out.size())));
     for (std::size_t c = 0; c < out.size(); ++c) out[c] += length * key[c];
   }
@@ -220,9 +220,8 @@ void write_synthetic(const std::filesystem::path& file, const SynthOptions& opti
   CaptureWriter writer(file, {fmt::format("synthetic {}", fmt::join(names, ",")),
                               fmt::format("sage2-eval synth, seed {}", options.seed), options.gzip});
   const Shape& s = options.shape;
-  const std::size_t heads_a_cell = s.batch * (s.q_heads + 2 * s.kv_heads);
   const std::size_t total = static_cast<std::size_t>(options.layers) * static_cast<std::size_t>(options.timesteps) *
-                            static_cast<std::size_t>(options.samples) * heads_a_cell;
+                            static_cast<std::size_t>(options.samples);
   std::size_t done = 0;
   CellInfo cell;
   cell.shape = s;
@@ -237,7 +236,6 @@ void write_synthetic(const std::filesystem::path& file, const SynthOptions& opti
       const std::size_t batch = i / heads;
       const std::size_t head = i % heads;
       writer.write_head(name, batch, head, synth_head(kind, options.seed, cell, name, batch, head));
-      if (progress) progress(++done, total);
     }
   };
   for (int layer = 0; layer < options.layers; ++layer) {
@@ -251,6 +249,7 @@ void write_synthetic(const std::filesystem::path& file, const SynthOptions& opti
         write(kind, TensorName::q, s.q_heads);
         write(kind, TensorName::k, s.kv_heads);
         write(kind, TensorName::v, s.kv_heads);
+        if (progress) progress(++done, total);
       }
     }
   }

@@ -20,7 +20,7 @@ enum class SynthKind : std::uint8_t {
   cogvideox,  ///< every 4th channel of Q (+-3 to 5) and K (+-4 to 6) biased, every 2nd of V by +-8 to 9
   outliers,   ///< every 16th channel of Q, K and V ten times larger, not the same ones in Q and K: smoothing is no help
   sinks,      ///< all queries give about 90% of their weight to the first 4 tokens, whose V is near zero
-  peaked,     ///< each query gives about 95% of its weight to one visible key of its own
+  peaked,     ///< each query gives most of its weight (about 95%) to one visible key of its own
   flat        ///< Q scaled by 1/20: all keys weigh almost the same
 };
 
@@ -54,8 +54,9 @@ struct SynthOptions {
   std::uint64_t seed = 0;
 };
 
-/// Writes a whole capture, one head in memory at a time. `progress` is called after each head with what is done and
-/// what there is to do. Throws UsageError where the options make no sense, DataError where the file cannot be written.
+/// Writes a whole capture, one head in memory at a time. `progress` is called after each cell with the number done
+/// and the number there is to do. Throws UsageError where the options make no sense, DataError where the file cannot be
+/// written.
 void write_synthetic(const std::filesystem::path& file, const SynthOptions& options,
                      const std::function<void(std::size_t, std::size_t)>& progress = {});
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "datasets/error.hpp"
 #include "fmt/format.h"
@@ -14,6 +15,7 @@
 #include "harness/run_writer.hpp"
 #include "harness/summarise_run.hpp"
 #include "harness/version.hpp"
+#include "reports/map.hpp"
 
 namespace sage2 {
 namespace {
@@ -28,6 +30,7 @@ struct EvalOptions {
   std::uint64_t seed = 0;
   int threads = 0;
   std::string shard;
+  std::string map;
   bool json = false;
   ReaderFlags reader;
 };
@@ -63,8 +66,20 @@ Wanted wanted_variants(const EvalOptions& options) {
       if (std::none_of(wanted.suites.begin(), wanted.suites.end(), same)) wanted.suites.push_back(std::move(info));
     }
   }
-  if (wanted.variants.empty()) throw UsageError("eval: nothing to evaluate: give --variants or --suite");
+  if (wanted.variants.empty() && options.map.empty()) {
+    throw UsageError("eval: nothing to evaluate: give --variants, --suite or --map");
+  }
   return wanted;
+}
+
+/// What one cell needs: everything asked for, and what the adaptive map runs there.
+std::vector<NamedVariant> variants_of(const Wanted& wanted, const std::optional<AdaptiveMap>& map, const CellId& id) {
+  Wanted cell = wanted;
+  if (map) {
+    const auto answer = look_up(*map, id.layer, id.timestep);
+    want(cell, answer.name, parse_variant(answer.variant));
+  }
+  return std::move(cell.variants);
 }
 
 /// "i/n": this process takes the cells whose content hash falls into part i (from 0) of n.
@@ -103,14 +118,15 @@ RunInfo describe_run(const EvalOptions& options, const Wanted& wanted, const std
 }
 
 /// Evaluates one cell; what is wrong with it becomes an error record, and the run goes on.
-bool evaluate_into(RunWriter& run, const CaptureReader& reader, const CellId& id, const Wanted& wanted,
-                   const EvaluationPlan& plan, const Shard& shard, Progress& progress, bool& worked) {
+bool evaluate_into(RunWriter& run, const CaptureReader& reader, const CellId& id,
+                   const std::vector<NamedVariant>& wanted, const EvaluationPlan& plan, const Shard& shard,
+                   Progress& progress, bool& worked) {
   try {
     const auto cell = reader.describe(id);
     const auto hash = content_hash(reader, cell);
     if (!shard.takes(hash)) return true;
     std::vector<NamedVariant> missing;
-    for (const auto& v : wanted.variants) {
+    for (const auto& v : wanted) {
       if (!run.has(record_key(hash, v, plan))) missing.push_back(v);
     }
     worked = !missing.empty();
@@ -131,6 +147,8 @@ int run_eval(const EvalOptions& options) {
   }
   if (options.threads > 0) omp_set_num_threads(options.threads);
   const auto wanted = wanted_variants(options);
+  std::optional<AdaptiveMap> map;
+  if (!options.map.empty()) map = read_map(options.map);
   const Shard shard(options.shard);
   const Selection selection{{options.layers, "--layers"},
                             {options.timesteps, "--timesteps"},
@@ -154,7 +172,7 @@ int run_eval(const EvalOptions& options) {
   for (std::size_t i = 0; i < cells.size(); ++i) {
     const auto& [file, id] = cells[i];
     bool worked = false;
-    if (!evaluate_into(run, readers[file], id, wanted, plan, shard, progress, worked)) ++failed;
+    if (!evaluate_into(run, readers[file], id, variants_of(wanted, map, id), plan, shard, progress, worked)) ++failed;
     if (worked) ++evaluated;
     progress.update(
         i + 1, evaluated,
@@ -163,7 +181,7 @@ int run_eval(const EvalOptions& options) {
   progress.clear();
 
   const Run result = read_run(options.out);
-  fmt::print("{}", options.json ? run_json(result) : run_tables(result));
+  fmt::print("{}", options.json ? run_json(result, map) : run_tables(result, map));
   if (failed == 0) return static_cast<int>(ExitCode::ok);
   fmt::print(stderr, "sage2-eval: {} of {} cells could not be evaluated; see {}/errors.jsonl\n", failed, cells.size(),
              options.out);
@@ -178,6 +196,7 @@ void setup_eval(CLI::App& app, Action& action) {
   sub->add_option("CAPTURE", options->captures, "Capture files (HDF5)")->required();
   sub->add_option("--variants", options->variants, "Variants, as in sage2-4b,int4:smooth_k=on,p=fp16 (see variants)");
   sub->add_option("--suite", options->suites, "Suites of variants: one published table each, or all");
+  sub->add_option("--map", options->map, "Adaptive map: evaluate in each cell what it runs there");
   sub->add_option("--out", options->out, "Run folder; an interrupted run in it is continued")->required();
   sub->add_option("--device", options->device, "Where to compute")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))

@@ -92,13 +92,16 @@ json to_json(const FileReport& report) {
   return j;
 }
 
-/// A number in at most six characters.
+/// A positive number in at most four characters.
 std::string brief(double x) {
   if (x == 0) return "0";
-  if (x >= 99999.5) return fmt::format("{:.0e}", x);
-  if (x >= 999.5) return fmt::format("{:.0f}", x);
-  if (x < 0.005) return "<0.01";
-  return fmt::format("{:.{}f}", x, x >= 99.95 ? 0 : x >= 9.995 ? 1 : 2);
+  if (x < 0.005) return "<.01";
+  if (x < 9.995) return fmt::format("{:.2f}", x);
+  if (x < 99.95) return fmt::format("{:.1f}", x);
+  if (x < 9999.5) return fmt::format("{:.0f}", x);
+  std::string text = fmt::format("{:.0e}", x);  // "4e+38"
+  text.erase(text.find('+'), text[text.find('+') + 1] == '0' ? 2 : 1);
+  return text;
 }
 
 /// One line of the table: the largest values of the cells in it.
@@ -154,7 +157,7 @@ Table table_of(const std::vector<CellReport>& cells, bool each_cell) {
               {},
               {}};
   for (const Line& line : lines) {
-    std::vector<std::string> row{line.layer, shortened(line.name, each_cell ? 14 : 18),
+    std::vector<std::string> row{line.layer, shortened(line.name, each_cell ? 16 : 18),
                                  each_cell ? line.place : fmt::format("{}", line.cells)};
     for (const auto& values : {line.largest, line.bias}) {
       for (const double x : values) row.push_back(line.described > 0 ? brief(x) : "-");
@@ -165,7 +168,7 @@ Table table_of(const std::vector<CellReport>& cells, bool each_cell) {
   return table;
 }
 
-/// Cells that are alike but for their numbers share a line: "9 cells: q [1, 2, 1024, 64], ...".
+/// What cells have in common that are alike but for their numbers.
 void print_kinds(const std::vector<CellReport>& cells) {
   std::map<std::string, std::size_t> counts;
   std::vector<std::string> order;
@@ -173,9 +176,9 @@ void print_kinds(const std::vector<CellReport>& cells) {
     if (!cell.info) continue;
     const CellInfo& info = *cell.info;
     const Shape& s = info.shape;
-    std::string kind =
-        fmt::format("batch {}, q {} x {}, k and v {} x {}, dim {}, {}, {}, {}", s.batch, s.q_heads, s.q_len, s.kv_heads,
-                    s.kv_len, s.head_dim, to_string(info.dtype), layout_name(info), mask_name(info));
+    const std::string kind = fmt::format(
+        "{}, {}, {}, head_dim {}\n    batch {}, {} query heads x {}, {} key/value heads x {}", to_string(info.dtype),
+        layout_name(info), mask_name(info), s.head_dim, s.batch, s.q_heads, s.q_len, s.kv_heads, s.kv_len);
     if (counts[kind]++ == 0) order.push_back(kind);
   }
   for (const std::string& kind : order) fmt::print("  {} cells: {}\n", counts[kind], kind);

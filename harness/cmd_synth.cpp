@@ -43,12 +43,10 @@ SynthOptions resolved(const SynthCommand& command) {
 
 int run_synth(const SynthCommand& command) {
   const SynthOptions options = resolved(command);
-  const std::size_t total = static_cast<std::size_t>(options.layers) * static_cast<std::size_t>(options.timesteps) *
-                            static_cast<std::size_t>(options.samples) * options.shape.batch *
-                            (options.shape.q_heads + 2 * options.shape.kv_heads);
-  Progress progress(total);
+  Progress progress(static_cast<std::size_t>(options.layers) * static_cast<std::size_t>(options.timesteps) *
+                    static_cast<std::size_t>(options.samples));
   write_synthetic(command.out, options,
-                  [&](std::size_t done, std::size_t /*total*/) { progress.update(done, done, "heads"); });
+                  [&](std::size_t done, std::size_t /*total*/) { progress.update(done, done, command.out); });
   progress.clear();
   fmt::print("{}: {} layers x {} timesteps x {} samples, {:.1f} MB\n", command.out, options.layers, options.timesteps,
              options.samples, static_cast<double>(std::filesystem::file_size(command.out)) / 1e6);

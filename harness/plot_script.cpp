@@ -40,11 +40,9 @@ int run_program(const std::vector<std::string>& words, bool quiet) {
 
 /// An interpreter that has matplotlib; the first python3 on PATH may well lack it where the distribution's has it.
 std::string find_interpreter() {
-  std::vector<std::string> candidates;
+  std::vector<std::string> candidates{"python3", "/usr/bin/python3"};
   const char* chosen = std::getenv("PYTHON");  // NOLINT(concurrency-mt-unsafe): nothing here sets the environment
-  if (chosen != nullptr && *chosen != '\0') candidates.emplace_back(chosen);
-  candidates.emplace_back("python3");
-  candidates.emplace_back("/usr/bin/python3");
+  if (chosen != nullptr && *chosen != '\0') candidates = {chosen};
   for (const auto& python : candidates) {
     if (run_program({python, "-c", "import matplotlib"}, true) == 0) return python;
   }
@@ -68,7 +66,8 @@ std::string draw_plots(const fs::path& numbers, const fs::path& folder, const st
   if (script.empty()) return "no plots: plot_report.py is neither in share/sage2-eval nor in the source tree";
   const auto python = find_interpreter();
   if (python.empty()) {
-    return "no plots: no Python with matplotlib (install python3-matplotlib, or name an interpreter in PYTHON)";
+    return "no plots: no Python with matplotlib was found (install python3-matplotlib or name an interpreter in "
+           "PYTHON)";
   }
   const int status = run_program({python, script.string(), numbers.string(), folder.string(), "--format",
                                   fmt::format("{}", fmt::join(endings, ","))},

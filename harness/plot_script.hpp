@@ -9,7 +9,8 @@ namespace sage2 {
 
 /// Draws the figures of `numbers` (schema "sage2-plots/1") into `folder` as files of these endings ("svg", "pdf",
 /// "png"). Returns an empty string, or one sentence that says why there are no plots: no interpreter with matplotlib
-/// (PYTHON, /usr/bin/python3 and python3 are tried), no script, or a script that failed.
+/// (the one that PYTHON names; without PYTHON python3 and /usr/bin/python3 are tried), no script, or a script that
+/// failed.
 [[nodiscard]] std::string draw_plots(const std::filesystem::path& numbers, const std::filesystem::path& folder,
                                      const std::vector<std::string>& endings);
 

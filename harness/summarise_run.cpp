@@ -1,6 +1,7 @@
 #include "harness/summarise_run.hpp"
 
 #include <algorithm>
+#include <map>
 
 #include "fmt/format.h"
 #include "reports/model_cells.hpp"
@@ -12,7 +13,7 @@ namespace {
 using nlohmann::json;
 
 /// Suites, and in front of them the variants that no suite names.
-std::vector<SuiteInfo> sections(const RunInfo& info) {
+std::vector<SuiteInfo> sections(const RunInfo& info, const std::optional<AdaptiveMap>& map) {
   SuiteInfo named{"variants", "Variants", {}};
   for (const auto& v : info.variants) {
     const auto in_suite = [&](const SuiteInfo& s) {
@@ -23,13 +24,51 @@ std::vector<SuiteInfo> sections(const RunInfo& info) {
   std::vector<SuiteInfo> all;
   if (!named.rows.empty()) all.push_back(std::move(named));
   all.insert(all.end(), info.suites.begin(), info.suites.end());
+  if (map) {
+    SuiteInfo mixed{"map", "The adaptive map, as evaluated", {{"map", "map"}}};
+    for (const auto& [name, spelling] : map->variants) mixed.rows.push_back({name, spelling});
+    all.push_back(std::move(mixed));
+  }
   return all;
 }
 
-std::vector<ModelCells> cells_of(const Run& run) {
+/// The map as one more variant, made of each cell's mapped one.
+VariantCells mapped_cells(const ModelCells& model, const AdaptiveMap& map) {
+  std::map<std::pair<int, int>, const CellStats*> chosen;
+  for (const auto& variant : model.variants) {
+    for (const auto& cell : variant.cells) {
+      if (look_up(map, cell.layer, cell.timestep).variant == variant.variant) {
+        chosen[{cell.layer, cell.timestep}] = &cell;
+      }
+    }
+  }
+  VariantCells mix{"map", "map", {}};
+  for (const auto& [place, cell] : chosen) mix.cells.push_back(*cell);
+  return mix;
+}
+
+std::vector<ModelCells> cells_of(const Run& run, const std::optional<AdaptiveMap>& map) {
   CellCollector collector;
   for (auto record : run.records) collector.add(std::move(record));
-  return collector.finish();
+  auto models = collector.finish();
+  if (map) {
+    for (auto& model : models) {
+      // Variants are kept in the order of their spelling.
+      const auto after = [](const VariantCells& v) { return v.variant > "map"; };
+      const auto place = std::find_if(model.variants.begin(), model.variants.end(), after);
+      model.variants.insert(place, mapped_cells(model, *map));
+    }
+  }
+  return models;
+}
+
+/// The rows of a section that have records. Beside the map stand only variants that cover all of its cells.
+std::vector<VariantSummary> section_rows(const ModelCells& model, const SuiteInfo& section) {
+  auto rows = summarise(model, section.rows);
+  if (section.name != "map" || rows.empty()) return rows;
+  const auto cells = rows.front().cells;
+  std::erase_if(rows, [&](const VariantSummary& row) { return row.cells < cells; });
+  return rows;
 }
 
 json metrics_json(const ErrorMetrics& m) {
@@ -39,11 +78,11 @@ json metrics_json(const ErrorMetrics& m) {
 
 }  // namespace
 
-std::string run_tables(const Run& run) {
+std::string run_tables(const Run& run, const std::optional<AdaptiveMap>& map) {
   std::string out;
-  for (const auto& model : cells_of(run)) {
-    for (const auto& suite : sections(run.info)) {
-      const auto rows = summarise(model, suite.rows);
+  for (const auto& model : cells_of(run, map)) {
+    for (const auto& suite : sections(run.info, map)) {
+      const auto rows = section_rows(model, suite);
       if (rows.empty()) continue;
       if (!out.empty()) out += '\n';
       out += to_text(summary_table(fmt::format("{}\n{}", model.title, suite.title), rows));
@@ -52,13 +91,13 @@ std::string run_tables(const Run& run) {
   return out;
 }
 
-std::string run_json(const Run& run) {
+std::string run_json(const Run& run, const std::optional<AdaptiveMap>& map) {
   json out{{"run", run.folder.string()}, {"models", json::array()}, {"errors", run.errors}};
-  for (const auto& model : cells_of(run)) {
+  for (const auto& model : cells_of(run, map)) {
     json suites = json::array();
-    for (const auto& suite : sections(run.info)) {
+    for (const auto& suite : sections(run.info, map)) {
       json rows = json::array();
-      for (const auto& row : summarise(model, suite.rows)) {
+      for (const auto& row : section_rows(model, suite)) {
         rows.push_back({{"label", row.label},
                         {"variant", row.variant},
                         {"cells", row.cells},

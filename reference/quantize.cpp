@@ -76,16 +76,29 @@ float scale_for(float amax, Rounding how) {
   return how.half_away ? amax / top + kEpsilon : std::max(kEpsilon, amax) / top;
 }
 
-float code_of(float x, float scale, Rounding how, std::uint64_t& saturated) {
-  const float y = x / scale;
-  if (is_fp8(how.format)) {
-    saturated += std::fabs(y) > format_top(how.format) * (1 + 0x1p-20F) ? 1 : 0;
-    return round_to(how.format, y);
-  }
+/// x[i] becomes round(x[i] / scale[i]), clamped to +-top; returns how many were beyond `limit`. Separate simple loops,
+/// so that all of them vectorise.
+template <class Round>
+std::uint64_t encode(float* __restrict x, const float* __restrict scale, std::size_t n, float top, float limit,
+                     const Round& round) {
+  std::int32_t clamped = 0;
+  for (std::size_t i = 0; i < n; ++i) x[i] = round(x[i] / scale[i]);
+  for (std::size_t i = 0; i < n; ++i) clamped += std::fabs(x[i]) > limit ? 1 : 0;
+  for (std::size_t i = 0; i < n; ++i) x[i] = x[i] > top ? top : (x[i] < -top ? -top : x[i]);
+  return static_cast<std::uint64_t>(clamped);
+}
+
+/// Codes of one row, each element with its own scale.
+std::uint64_t encode_row(float* x, const float* scale, std::size_t n, Rounding how) {
   const float top = format_top(how.format);
-  const float r = how.half_away ? round_half_away(y) : round_half_even(y);
-  saturated += std::fabs(r) > top ? 1 : 0;
-  return r > top ? top : (r < -top ? -top : r);
+  if (is_fp8(how.format)) {
+    // A quotient may exceed the largest code by the rounding of the division; only what is beyond that counts.
+    const auto clamped = encode(x, scale, n, INFINITY, top * (1 + 0x1p-20F), [](float y) { return y; });
+    for (std::size_t i = 0; i < n; ++i) x[i] = how.format == Format::e4m3 ? round_e4m3(x[i]) : round_e5m2(x[i]);
+    return clamped;
+  }
+  if (how.half_away) return encode(x, scale, n, top, top, [](float y) { return round_half_away(y); });
+  return encode(x, scale, n, top, top, [](float y) { return round_half_even(y); });
 }
 
 /// Quantises the rows of Q or K in place, group by group.
@@ -103,12 +116,11 @@ std::vector<float> quantize_rows(Matrix& m, Format format, const std::vector<std
   }
   for (float& s : scale) s = scale_for(s, how);
   std::vector<float> row_scale(m.rows);
+  std::vector<float> spread(m.cols);
   for (std::size_t i = 0; i < m.rows; ++i) {
     row_scale[i] = scale[group[i]];
-    float* row = m.row(i);
-    std::uint64_t clamped = 0;
-    for (std::size_t c = 0; c < m.cols; ++c) row[c] = code_of(row[c], row_scale[i], how, clamped);
-    saturated += clamped;
+    std::fill(spread.begin(), spread.end(), row_scale[i]);
+    saturated += encode_row(m.row(i), spread.data(), m.cols, how);
   }
   return row_scale;
 }
@@ -208,11 +220,8 @@ VOperand v_part(const Matrix& v, std::vector<std::uint32_t> channels, Format for
     const std::size_t tile = variant.v_gran == VGran::per_block ? variant.geometry.k_tile : v.rows;
     const Rounding how{format, false};
     for (std::size_t i = 0; i < v.rows; ++i) {
-      const float* scale = part.scale.row(i / tile);
-      std::uint64_t clamped = 0;
-      for (std::size_t c = 0; c < chosen.cols; ++c) chosen(i, c) = code_of(chosen(i, c), scale[c], how, clamped);
       // Only codes beyond the format's own range count, not those at SageAttention2++'s smaller one.
-      saturated += clamped;
+      saturated += encode_row(chosen.row(i), part.scale.row(i / tile), chosen.cols, how);
     }
   } else {
     part.scale = Matrix(1, chosen.cols);

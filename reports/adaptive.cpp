@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <tuple>
+#include <utility>
 
 namespace sage2 {
 namespace {
@@ -28,31 +30,54 @@ std::vector<CellPair> common_cells(const BasePair& pair) {
   return cells;
 }
 
-ParetoPoint point_of(const std::vector<CellPair>& cells, const std::vector<bool>& costly, const BasePair& pair,
-                     const MetricInfo& metric, const std::vector<BenchEntry>& bench) {
+/// What one cell runs.
+struct Choice {
+  const VariantCells* variant;
+  const CellStats* cell;
+};
+
+ParetoPoint point_of(const std::vector<Choice>& choices, const BasePair& pair, const MetricInfo& metric,
+                     const std::vector<BenchEntry>& bench) {
   ParetoPoint point;
-  const auto n = static_cast<double>(cells.size());
+  const auto n = static_cast<double>(choices.size());
   double worst = -1;
-  for (std::size_t i = 0; i < cells.size(); ++i) {
-    const CellStats& c = costly[i] ? *cells[i].fallback : *cells[i].base;
-    const double error = as_error(metric, c.metrics);
-    point.cells += costly[i] ? 1 : 0;
-    point.error += c.metrics.*metric.value / n;
+  for (const auto& [variant, cell] : choices) {
+    const double error = as_error(metric, cell->metrics);
+    point.cells += variant == pair.base ? 0 : 1;
+    point.error += cell->metrics.*metric.value / n;
     if (!(error <= worst)) {
       worst = error;
-      point.worst = c.metrics.*metric.value;
+      point.worst = cell->metrics.*metric.value;
     }
-    point.ms += bench_ms(bench, (costly[i] ? pair.fallback : pair.base)->variant, c.shape)
-                    .value_or(std::numeric_limits<double>::quiet_NaN());
+    point.ms += bench_ms(bench, variant->variant, cell->shape).value_or(std::numeric_limits<double>::quiet_NaN());
   }
   point.share = static_cast<double>(point.cells) / n;
   return point;
 }
 
-/// Whether the map sends a cell to the fallback, which it may spell canonically or by name.
-bool is_costly(const AdaptiveMap& map, const CellStats& cell) {
-  const MapCell* found = map.find(cell.layer, cell.timestep);
-  return found != nullptr && found->variant != map.base;
+const CellStats* find_cell(const VariantCells& v, int layer, int timestep) {
+  const auto at =
+      std::lower_bound(v.cells.begin(), v.cells.end(), std::pair(layer, timestep),
+                       [](const CellStats& c, const auto& id) { return std::pair(c.layer, c.timestep) < id; });
+  return at != v.cells.end() && at->layer == layer && at->timestep == timestep ? &*at : nullptr;
+}
+
+/// What each cell runs under the map: maps may name more variants than two. Cells that the map does not name run the
+/// base; where the runs lack the variant it names, the fallback stands for it.
+std::vector<Choice> choices_of(const ModelCells& model, const BasePair& pair, const AdaptiveMap& map) {
+  std::vector<Choice> choices;
+  for (const auto& [base, fallback] : common_cells(pair)) {
+    const MapCell* named = map.find(base->layer, base->timestep);
+    if (named == nullptr || named->variant == map.base) {
+      choices.push_back({pair.base, base});
+      continue;
+    }
+    const auto spelling = map.variants.find(named->variant);
+    const auto* variant = find_variant_cells(model, spelling == map.variants.end() ? named->variant : spelling->second);
+    const auto* cell = variant == nullptr ? nullptr : find_cell(*variant, base->layer, base->timestep);
+    choices.push_back(cell == nullptr ? Choice{pair.fallback, fallback} : Choice{variant, cell});
+  }
+  return choices;
 }
 
 }  // namespace
@@ -72,9 +97,9 @@ std::optional<BasePair> base_pair(const ModelCells& model, const std::optional<A
   return pair;
 }
 
-std::vector<CellStats> mixed_cells(const BasePair& pair, const AdaptiveMap& map) {
+std::vector<CellStats> mixed_cells(const ModelCells& model, const BasePair& pair, const AdaptiveMap& map) {
   std::vector<CellStats> cells;
-  for (const auto& [base, fallback] : common_cells(pair)) cells.push_back(is_costly(map, *base) ? *fallback : *base);
+  for (const auto& choice : choices_of(model, pair, map)) cells.push_back(*choice.cell);
   return cells;
 }
 
@@ -91,21 +116,21 @@ std::vector<ParetoPoint> pareto_curve(const BasePair& pair, const MetricInfo& me
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return score(a) < score(b); });
   const std::size_t steps = std::min(points - 1, cells.size());
   std::vector<ParetoPoint> curve;
-  std::vector<bool> costly(cells.size(), false);
+  std::vector<Choice> choices;
+  for (const auto& c : cells) choices.push_back({pair.base, c.base});
   std::size_t chosen = 0;
   for (std::size_t i = 0; i <= steps; ++i) {
-    for (const std::size_t until = i * cells.size() / steps; chosen < until; ++chosen) costly[order[chosen]] = true;
-    curve.push_back(point_of(cells, costly, pair, metric, bench));
+    for (const std::size_t until = i * cells.size() / steps; chosen < until; ++chosen) {
+      choices[order[chosen]] = {pair.fallback, cells[order[chosen]].fallback};
+    }
+    curve.push_back(point_of(choices, pair, metric, bench));
   }
   return curve;
 }
 
-ParetoPoint pareto_point(const BasePair& pair, const AdaptiveMap& map, const MetricInfo& metric,
-                         const std::vector<BenchEntry>& bench) {
-  const auto cells = common_cells(pair);
-  std::vector<bool> costly;
-  for (const auto& c : cells) costly.push_back(is_costly(map, *c.base));
-  return point_of(cells, costly, pair, metric, bench);
+ParetoPoint pareto_point(const ModelCells& model, const BasePair& pair, const AdaptiveMap& map,
+                         const MetricInfo& metric, const std::vector<BenchEntry>& bench) {
+  return point_of(choices_of(model, pair, map), pair, metric, bench);
 }
 
 }  // namespace sage2

@@ -25,18 +25,18 @@ struct BasePair {
 /// The map's pair, or sage2-4b and sage2-8b without a map; nothing where the model lacks records of one of them.
 [[nodiscard]] std::optional<BasePair> base_pair(const ModelCells& model, const std::optional<AdaptiveMap>& map);
 
-/// The cells as the map assigns them: of `fallback` where it names the fallback, else of `base`. Cells that one of the
-/// two lacks are left out.
-[[nodiscard]] std::vector<CellStats> mixed_cells(const BasePair& pair, const AdaptiveMap& map);
+/// The cells as the map assigns them, to whatever variants it names; cells it does not name run the base. Cells that
+/// base or fallback lack are left out.
+[[nodiscard]] std::vector<CellStats> mixed_cells(const ModelCells& model, const BasePair& pair, const AdaptiveMap& map);
 
 /// One point of the curve of error against share: the `cells` worst cells (by the paper's score CosSim (1 - RelL1) of
 /// the base variant, ties by layer and timestep) run the fallback.
 struct ParetoPoint {
-  std::size_t cells = 0;
-  double share = 0;  ///< cells / all cells
-  double error = 0;  ///< mean over cells of the metric
-  double worst = 0;  ///< worst cell's metric
-  double ms = 0;     ///< of one call of every cell; NaN where a benchmark lacks a shape
+  std::size_t cells = 0;  ///< that do not run the base
+  double share = 0;       ///< cells / all cells
+  double error = 0;       ///< mean over cells of the metric
+  double worst = 0;       ///< worst cell's metric
+  double ms = 0;          ///< of one call of every cell; NaN where a benchmark lacks a shape
 };
 
 /// From 0 to all cells, at most `points` of them. NaN metrics stay NaN.
@@ -44,7 +44,7 @@ struct ParetoPoint {
                                                     const std::vector<BenchEntry>& bench, std::size_t points = 200);
 
 /// The same numbers for the cells a map chose.
-[[nodiscard]] ParetoPoint pareto_point(const BasePair& pair, const AdaptiveMap& map, const MetricInfo& metric,
-                                       const std::vector<BenchEntry>& bench);
+[[nodiscard]] ParetoPoint pareto_point(const ModelCells& model, const BasePair& pair, const AdaptiveMap& map,
+                                       const MetricInfo& metric, const std::vector<BenchEntry>& bench);
 
 }  // namespace sage2

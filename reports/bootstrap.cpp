@@ -76,7 +76,7 @@ Bootstrap bootstrap(const Designer& d, const MapDesign& design, const BootstrapO
   const std::size_t cells = d.table.cells.size();
   const bool budget = design.budget.has_value();
   const std::size_t maps = budget ? std::min(options.replicates, kBudgetReplicates) : options.replicates;
-  const auto reference = group_means(d.groups, mean_over_samples(d.table, d.ranking).column(0));
+  const KendallTau reference(group_means(d.groups, mean_over_samples(d.table, d.ranking).column(0)));
 
   std::mt19937_64 rng(options.seed);
   std::vector<double> counts(d.table.units);
@@ -88,7 +88,7 @@ Bootstrap bootstrap(const Designer& d, const MapDesign& design, const BootstrapO
     draw(rng, counts);
     const auto means = mean_over_samples(d.table, d.ranking, counts).column(0);
     for (std::size_t c = 0; c < cells; ++c) values[c].push_back(means[c]);
-    taus.push_back(kendall_tau(reference, group_means(d.groups, means)));
+    taus.push_back(reference.with(group_means(d.groups, means)));
     if (r >= maps) continue;
     count_agreement(b.agreement, d, design, counts);
   }

@@ -71,12 +71,18 @@ struct Pending {
   std::vector<std::string> devices;
 };
 
+void add_device(std::vector<std::string>& devices, const Record& r) {
+  auto device = fmt::format("{} ({})", r.device, r.engine);
+  if (std::find(devices.begin(), devices.end(), device) == devices.end()) devices.push_back(std::move(device));
+}
+
 Pending collect(std::span<const Run> runs, const std::vector<VariantId>& variants) {
   Pending pending;
   CaptureIndex captures;
   for (const Run& run : runs) {
     check_capture_names(run);
     std::map<std::string, std::size_t> local;
+    const Record* last = nullptr;
     for (const Record& record : run.records) {
       const auto v = std::find_if(variants.begin(), variants.end(),
                                   [&](const VariantId& id) { return id.variant == record.variant; });
@@ -98,10 +104,10 @@ Pending collect(std::span<const Run> runs, const std::vector<VariantId>& variant
                         describe({&record, &run}), v->name, slot.run->folder.string()));
       }
       slot = {&record, &run};
-      const auto device = fmt::format("{} ({})", record.device, record.engine);
-      if (std::find(pending.devices.begin(), pending.devices.end(), device) == pending.devices.end()) {
-        pending.devices.push_back(device);
+      if (last == nullptr || record.device != last->device || record.engine != last->engine) {
+        add_device(pending.devices, record);
       }
+      last = &record;
     }
   }
   pending.captures = captures.size();
@@ -302,10 +308,13 @@ CellTable select_units(const CellTable& table, const std::vector<bool>& keep) {
   return part;
 }
 
-SampleGrid evaluate(const CellTable& table, const std::function<double(const Observation&)>& value) {
-  SampleGrid grid;
-  for (const auto& cell : table.cells) {
-    for (const auto& o : cell.observations) grid.push_back(value(o));
+SampleGrid evaluate(const CellTable& table, const std::function<double(const Observation&)>& value,
+                    std::size_t variants) {
+  SampleGrid grid{std::min(variants, table.variants.size()), {}};
+  for (std::size_t c = 0; c < table.cells.size(); ++c) {
+    for (std::size_t s = 0; s < table.cells[c].samples(); ++s) {
+      for (std::size_t v = 0; v < grid.variants; ++v) grid.values.push_back(value(table.at(c, s, v)));
+    }
   }
   return grid;
 }
@@ -317,10 +326,9 @@ std::vector<double> CellGrid::column(std::size_t variant) const {
 }
 
 CellGrid mean_over_samples(const CellTable& table, const SampleGrid& values, std::span<const double> weights) {
-  CellGrid grid;
-  grid.variants = table.variants.size();
+  CellGrid grid{values.variants, {}};
   grid.values.assign(table.cells.size() * grid.variants, 0.0);
-  const double* from = values.data();
+  const double* from = values.values.data();
   for (std::size_t c = 0; c < table.cells.size(); ++c) {
     const auto& units = table.cells[c].units;
     double* means = &grid.values[c * grid.variants];

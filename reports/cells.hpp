@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -73,9 +74,14 @@ struct CellTable {
 [[nodiscard]] CellTable select_units(const CellTable& table, const std::vector<bool>& keep);
 
 /// One number per (cell, sample, variant), in the order of the table.
-using SampleGrid = std::vector<double>;
+struct SampleGrid {
+  std::size_t variants = 0;
+  std::vector<double> values;
+};
 
-[[nodiscard]] SampleGrid evaluate(const CellTable& table, const std::function<double(const Observation&)>& value);
+/// Of all variants, or of the first `variants` only.
+[[nodiscard]] SampleGrid evaluate(const CellTable& table, const std::function<double(const Observation&)>& value,
+                                  std::size_t variants = std::numeric_limits<std::size_t>::max());
 
 /// One number per (cell, variant).
 struct CellGrid {

@@ -64,7 +64,7 @@ Costs modelled_costs(const CellTable& table, const std::function<OperandBits(con
   Costs costs = per_cell(
       table, [&](const RecordShape& shape, std::size_t v) { return attention_ops(shape) * 1e-12 * relative[v]; });
   costs.unit = "TFLOP";
-  costs.source = "operations model (16-bit 1, 8-bit 1/2, 4-bit 1/4; QK and PV half each)";
+  costs.source = "by the operations model (16 bits 1, 8 bits 1/2, 4 bits 1/4, QK and PV half each)";
   return costs;
 }
 
@@ -89,7 +89,7 @@ Costs measured_costs(const CellTable& table, const std::vector<BenchEntry>& entr
     return it->second;
   });
   costs.unit = "ms";
-  costs.source = fmt::format("measured, {}", file);
+  costs.source = fmt::format("as measured in {}", file);
   costs.notes = std::move(notes);
   return costs;
 }

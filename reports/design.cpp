@@ -71,8 +71,8 @@ Designer::Designer(const CellTable& cells, const Costs& cell_costs, const MapReq
       costs(cell_costs),
       request(what),
       groups(group_cells(cells, what.pooling)),
-      ranking(evaluate(cells,
-                       [&](const Observation& o) { return what.rule == Rule::cosine ? o.cos_sim : paper_score(o); })),
+      ranking(evaluate(
+          cells, [&](const Observation& o) { return what.rule == Rule::cosine ? o.cos_sim : paper_score(o); }, 1)),
       error(evaluate(cells, [&](const Observation& o) { return error_of(o, what.metric); })) {}
 
 MapDesign design_map(const Designer& d, std::span<const double> weights) {

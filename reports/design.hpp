@@ -43,7 +43,7 @@ struct Designer {
   const Costs& costs;
   MapRequest request;
   Groups groups;
-  SampleGrid ranking;  ///< what the rule sorts by: the paper's score, or the cosine similarity for its rule
+  SampleGrid ranking;  ///< of the base: the paper's score, or the cosine similarity for its rule
   SampleGrid error;    ///< the request's metric
 };
 

@@ -4,6 +4,7 @@
 #include "fmt/format.h"
 #include "reports/rank_text.hpp"
 #include "reports/table.hpp"
+#include "reports/wrap.hpp"
 
 namespace sage2 {
 namespace {
@@ -34,8 +35,8 @@ std::string why_by_rank(const RankResult& r, const Cell& cell, std::size_t group
   const double value = r.group_ranking[group];
   const std::string label = group_label(r, cell);
   if (request.rule == Rule::first_last) {
-    return fmt::format("The rule looks at the timestep only: the first and last {:g} captured ones run the fallback.\n",
-                       request.value);
+    return wrapped(fmt::format(
+        "The rule looks at the timestep only: the first and last {:g} captured ones run the fallback.", request.value));
   }
   const char* what = request.rule == Rule::cosine ? "cosine similarity" : "score";
   std::string out =
@@ -65,9 +66,10 @@ std::string why_by_budget(const RankResult& r, const Cell& cell, std::size_t gro
     if (v == solution.chosen[group]) continue;
     const double saves = taken.error - items[group][v].error;
     const double costs = items[group][v].cost - taken.cost;
-    out += fmt::format("Running {} in {} instead would change the error by {:+.4g} and the cost by {:+.4g} {}{}.\n",
-                       label, r.name_of(v), -saves, costs, unit,
-                       saves > 0 && costs > 0 ? fmt::format(": {:.4g} saved per {}", saves / costs, unit) : "");
+    const std::string ratio = saves * costs > 0 ? fmt::format(", {:.4g} per {}", saves / costs, unit) : "";
+    out +=
+        wrapped(fmt::format("Running {} in {} instead would change the error by {:+.4g} and the cost by {:+.4g} {}{}.",
+                            label, r.name_of(v), -saves, costs, unit, ratio));
   }
   return out;
 }
@@ -99,8 +101,8 @@ std::string spread_of_samples(const RankResult& r, std::size_t c) {
   std::string out = fmt::format("{} sample{}, scores of {} from {:.6f} to {:.6f}.\n", cell.samples(),
                                 cell.samples() == 1 ? "" : "s", r.name_of(0), low, high);
   if (!r.stability.low.empty()) {
-    out += fmt::format("95 % interval of the mean {:.6f} to {:.6f}; {:.0f} % of the resampled maps agree.\n",
-                       r.stability.low[c], r.stability.high[c], 100 * r.stability.agreement[c]);
+    out += wrapped(fmt::format("95 % interval of the mean {:.6f} to {:.6f}; {:.0f} % of the resampled maps agree.",
+                               r.stability.low[c], r.stability.high[c], 100 * r.stability.agreement[c]));
   }
   return out;
 }
@@ -119,9 +121,9 @@ std::string explain_text(const RankResult& r, int layer, int timestep) {
   const std::size_t c = find_cell(r.table(), layer, timestep);
   const Cell& cell = r.table().cells[c];
   const std::size_t group = r.designer.groups.of_cell[c];
-  std::string out = fmt::format("Layer {} ({}), timestep {} runs {}\n", layer, cell.layer_name, timestep,
-                                r.name_of(r.design.choice[c]));
-  out += "Rule: " + describe_rule(r) + ".\n";
+  std::string out = wrapped(fmt::format("Layer {} ({}), timestep {} runs {}", layer, cell.layer_name, timestep,
+                                        r.name_of(r.design.choice[c])));
+  out += wrapped("Rule: " + describe_rule(r) + ".");
   out += r.design.budget ? why_by_budget(r, cell, group) : why_by_rank(r, cell, group);
   out += spread_of_samples(r, c) + '\n' + variants_table(r, c);
   if (r.stages) out += stages_of_cell(r, cell);

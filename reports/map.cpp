@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <initializer_list>
 #include <utility>
 
 #include "datasets/error.hpp"
@@ -28,6 +29,29 @@ void write_whole(const fs::path& file, const std::string& text) {
   }
   fs::remove(temporary, failed);
   throw DataError(fmt::format("{}: cannot be written", file.string()));
+}
+
+/// "{"a": 1, "b": 2}" in the order of `keys`, which a reader prefers to the alphabet's.
+std::string in_order(const json& object, std::initializer_list<const char*> keys, const char* separator) {
+  std::string out;
+  for (const char* key : keys)
+    out += fmt::format("{}\"{}\": {}", out.empty() ? "" : separator, key, object.at(key).dump());
+  return out;
+}
+
+/// One cell a line, so that two maps can be compared line by line.
+std::string text_of(const AdaptiveMap& map) {
+  const json j = map;
+  std::string cells;
+  for (const auto& cell : j.at("cells")) {
+    cells += fmt::format(
+        "{}\n  {{{}}}", cells.empty() ? "" : ",",
+        in_order(cell, {"layer", "layer_name", "timestep", "timestep_value", "score", "error", "variant"}, ", "));
+  }
+  return fmt::format(
+      "{{\n {},\n \"cells\": [{}\n ]\n}}\n",
+      in_order(j, {"schema", "model", "base", "fallback", "variants", "rule", "predicted", "provenance"}, ",\n "),
+      cells);
 }
 
 void check(const AdaptiveMap& map, const fs::path& file) {
@@ -125,7 +149,7 @@ fs::path write_map(const fs::path& file, const AdaptiveMap& map) {
     fs::create_directories(file.parent_path(), failed);
     if (failed) throw DataError(fmt::format("{}: cannot be created", file.parent_path().string()));
   }
-  write_whole(file, json(map).dump(1) + '\n');
+  write_whole(file, text_of(map));
   write_whole(list, cells);
   return list;
 }

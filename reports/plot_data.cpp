@@ -282,7 +282,7 @@ json pareto(const Report& report, const ModelCells& model, const BasePair& pair,
   f["fallback"] = fallback;
   f["curve"] = json::array();
   for (const auto& p : pareto_curve(pair, metric, report.bench)) f["curve"].push_back(point_json(p, metric));
-  f["map"] = report.map ? point_json(pareto_point(pair, *report.map, metric, report.bench), metric) : json();
+  f["map"] = report.map ? point_json(pareto_point(model, pair, *report.map, metric, report.bench), metric) : json();
   return f;
 }
 

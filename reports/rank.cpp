@@ -82,8 +82,9 @@ std::string describe_rule(const RankResult& r) {
       return fmt::format("the first and the last {:g} captured timesteps run {}, the others {}", request.value,
                          fallback, base);
     case Rule::max_cost:
-      return fmt::format("the least summed {} that costs at most {:.6g} {}; {}", to_string(request.metric),
-                         request.value, r.designer.costs.unit,
+      return fmt::format("the least summed {} that costs at most {:.6g} {} ({:.4g} of all fallback); {}",
+                         to_string(request.metric), request.value, r.designer.costs.unit,
+                         request.value / r.all_fallback.cost,
                          budget->proved ? "proved optimal, gap 0"
                                         : fmt::format("not proved optimal: at most {:.3g} ({:.2g} %) above the optimum",
                                                       budget->gap, 100 * budget->gap / budget->error));

@@ -6,29 +6,10 @@
 #include "fmt/ranges.h"
 #include "reports/heatmap.hpp"
 #include "reports/table.hpp"
+#include "reports/wrap.hpp"
 
 namespace sage2 {
 namespace {
-
-constexpr std::size_t kColumns = 80;
-
-/// Breaks a sentence at spaces; further lines are indented by two.
-std::string wrapped(const std::string& text) {
-  std::string out;
-  std::string line;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t end = std::min(text.find(' ', at), text.size());
-    const std::string word = text.substr(at, end - at);
-    if (!line.empty() && line.size() + 1 + word.size() > kColumns) {
-      out += line + '\n';
-      line = "  " + word;
-    } else {
-      line += (line.empty() ? "" : " ") + word;
-    }
-    at = end + 1;
-  }
-  return out + line + '\n';
-}
 
 std::string percent(double share) {
   return fmt::format("{:.1f}%", 100 * share);
@@ -54,7 +35,7 @@ std::string grid(const RankResult& r, bool colour) {
   std::vector<std::string> names;
   for (const auto& v : r.table().variants) names.push_back(v.name);
   return wrapped(fmt::format("Score = CosSim x (1 - RelL1) of {}; low is bad.", r.name_of(0))) +
-         heat_map(cells, names, {colour, kColumns});
+         heat_map(cells, names, {colour, kTerminalColumns});
 }
 
 std::string worst_cells(const RankResult& r, std::size_t count) {
@@ -62,10 +43,9 @@ std::string worst_cells(const RankResult& r, std::size_t count) {
   Table table;
   table.title = "Worst cells";
   const std::string metric = to_string(r.designer.request.metric);
-  table.columns = {{"rank", Align::right},          {"layer", Align::right},
-                   {"timestep", Align::right},      {"score", Align::right},
-                   {"95 % interval", Align::right}, {metric, Align::right},
-                   {"under the map", Align::right}, {"runs", Align::left}};
+  table.columns = {
+      {"rank", Align::right},          {"layer", Align::right}, {"timestep", Align::right},   {"score", Align::right},
+      {"95 % interval", Align::right}, {metric, Align::right},  {"in the map", Align::right}, {"runs", Align::left}};
   for (std::size_t i = 0; i < std::min(count, order.size()); ++i) {
     const std::size_t c = order[i];
     const Cell& cell = r.table().cells[c];
@@ -73,8 +53,8 @@ std::string worst_cells(const RankResult& r, std::size_t count) {
     table.rows.push_back({std::to_string(i + 1), std::to_string(cell.layer), std::to_string(cell.timestep),
                           fmt::format("{:.4f}", r.means.score.at(c, 0)),
                           interval ? fmt::format("{:.4f} {:.4f}", r.stability.low[c], r.stability.high[c]) : "-",
-                          fmt::format("{:.4g}", r.means.error.at(c, 0)),
-                          fmt::format("{:.4g}", r.means.error.at(c, r.design.choice[c])),
+                          fmt::format("{:#.4g}", r.means.error.at(c, 0)),
+                          fmt::format("{:#.4g}", r.means.error.at(c, r.design.choice[c])),
                           r.name_of(r.design.choice[c])});
   }
   return to_text(table);
@@ -101,9 +81,9 @@ std::string summary(const RankResult& r) {
   if (metric != Metric::rel_l1 && metric != Metric::rmse) {
     out += fmt::format("{}: mean {:.4g}, worst {:.4g}\n", to_string(metric), r.map.mean_error, r.map.worst_error);
   }
-  out += wrapped(fmt::format("Speed is against all fallback ({}): {:.4g} {} for {:.4g} {}. Costs: {}.", r.name_of(1),
-                             r.map.cost, r.designer.costs.unit, r.all_fallback.cost, r.designer.costs.unit,
-                             r.designer.costs.source));
+  const std::string& unit = r.designer.costs.unit;
+  out += wrapped(fmt::format("Speed is against all fallback: {:.4g} {} instead of {:.4g} {}, {}.", r.map.cost, unit,
+                             r.all_fallback.cost, unit, r.designer.costs.source));
   for (const auto& note : r.designer.costs.notes) out += wrapped("  " + note + ".");
   return out;
 }
@@ -134,8 +114,8 @@ std::string holdout(const RankResult& r) {
   const char* const labels[] = {"this map", "oracle", "random, mean", "all base", "all fallback"};
   for (std::size_t i = 0; i < h.rows.size(); ++i) {
     const auto& [name, s, regret] = h.rows[i];
-    table.rows.push_back({labels[i], percent(s.other_share), fmt::format("{:.5g}", s.mean_error),
-                          fmt::format("{:.5g}", s.worst_error), fmt::format("{:.3g}", regret),
+    table.rows.push_back({labels[i], percent(s.other_share), fmt::format("{:#.5g}", s.mean_error),
+                          fmt::format("{:#.5g}", s.worst_error), fmt::format("{:#.3g}", regret),
                           fmt::format("{:.3f}%", 100 * s.mean_cos_sim), fmt::format("{:.3f}x", s.speedup)});
   }
   std::string out = to_text(table);
@@ -159,8 +139,8 @@ std::string curve(const RankResult& r) {
     const std::size_t k = (tenth * (points.size() - 1) + 5) / 10;
     if (k == last) continue;
     last = k;
-    table.rows.push_back({percent(points[k].share), fmt::format("{:.5g}", points[k].paper),
-                          fmt::format("{:.5g}", points[k].exact), fmt::format("{:.5g}", points[k].random)});
+    table.rows.push_back({percent(points[k].share), fmt::format("{:#.5g}", points[k].paper),
+                          fmt::format("{:#.5g}", points[k].exact), fmt::format("{:#.5g}", points[k].random)});
   }
   std::string out = to_text(table);
   if (r.curve.falls && r.curve.smooth) out += "Checked at every step: all three fall, without a jump.\n";

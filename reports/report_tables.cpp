@@ -154,9 +154,9 @@ std::vector<VariantSummary> adaptive_rows(const Report& report, const ModelCells
   };
   std::vector<VariantSummary> rows{row(*pair->base)};
   if (report.map) {
-    const auto point = pareto_point(*pair, *report.map, metric_info("cos_sim"), report.bench);
+    const auto point = pareto_point(model, *pair, *report.map, metric_info("cos_sim"), report.bench);
     rows.push_back(summarise_cells({fmt::format("map, {} of {} cells", point.cells, pair->base->cells.size()), "map"},
-                                   mixed_cells(*pair, *report.map), one_step));
+                                   mixed_cells(model, *pair, *report.map), one_step));
   }
   rows.push_back(row(*pair->fallback));
   return rows;

@@ -1,12 +1,13 @@
 #include "reports/rules.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "datasets/error.hpp"
 #include "fmt/format.h"
-#include "reports/score.hpp"
 
 namespace sage2 {
 
@@ -56,7 +57,11 @@ std::size_t fraction_count(double fraction, std::size_t count) {
 }
 
 std::vector<bool> lowest(std::span<const double> scores, std::size_t count) {
-  const auto order = ascending(scores);
+  std::vector<std::size_t> order(scores.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::nth_element(
+      order.begin(), order.begin() + static_cast<std::ptrdiff_t>(std::min(count, order.size())), order.end(),
+      [&](std::size_t i, std::size_t j) { return scores[i] != scores[j] ? scores[i] < scores[j] : i < j; });
   std::vector<bool> chosen(scores.size(), false);
   for (std::size_t i = 0; i < count; ++i) chosen[order[i]] = true;
   return chosen;

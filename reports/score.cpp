@@ -37,16 +37,30 @@ std::uint64_t sort_counting_swaps(std::vector<double>& values) {
   return swaps;
 }
 
-/// Pairs inside runs of equal neighbours.
+double pairs(std::size_t n) {
+  return 0.5 * static_cast<double>(n) * (static_cast<double>(n) - 1.0);
+}
+
+/// Ends of the runs of equal neighbours, the last one at n.
 template <class Equal>
-std::uint64_t tied_pairs(std::size_t n, const Equal& equal_to_previous) {
-  std::uint64_t pairs = 0;
-  std::uint64_t run = 0;
+std::vector<std::size_t> run_ends(std::size_t n, const Equal& equal_to_previous) {
+  std::vector<std::size_t> ends;
   for (std::size_t i = 1; i < n; ++i) {
-    run = equal_to_previous(i) ? run + 1 : 0;
-    pairs += run;
+    if (!equal_to_previous(i)) ends.push_back(i);
   }
-  return pairs;
+  if (n > 0) ends.push_back(n);
+  return ends;
+}
+
+/// Pairs inside the runs.
+double tied_pairs(const std::vector<std::size_t>& ends) {
+  double sum = 0;
+  std::size_t begin = 0;
+  for (const auto end : ends) {
+    sum += pairs(end - begin);
+    begin = end;
+  }
+  return sum;
 }
 
 }  // namespace
@@ -99,25 +113,34 @@ std::vector<std::size_t> ascending(std::span<const double> values) {
   return order;
 }
 
-double kendall_tau(std::span<const double> a, std::span<const double> b) {
-  const std::size_t n = a.size();
-  std::vector<std::pair<double, double>> pairs(n);
-  for (std::size_t i = 0; i < n; ++i) pairs[i] = {a[i], b[i]};
-  std::sort(pairs.begin(), pairs.end());
-  const auto tied_a = tied_pairs(n, [&](std::size_t i) { return pairs[i].first == pairs[i - 1].first; });
-  const auto tied_both = tied_pairs(n, [&](std::size_t i) { return pairs[i] == pairs[i - 1]; });
-  std::vector<double> second(n);
-  for (std::size_t i = 0; i < n; ++i) second[i] = pairs[i].second;
-  const auto discordant = sort_counting_swaps(second);
-  const auto tied_b = tied_pairs(n, [&](std::size_t i) { return second[i] == second[i - 1]; });
-  const double all = 0.5 * static_cast<double>(n) * (static_cast<double>(n) - 1.0);
-  const double untied_a = all - static_cast<double>(tied_a);
-  const double untied_b = all - static_cast<double>(tied_b);
-  if (untied_a <= 0 || untied_b <= 0) return 0.0;
-  // all = concordant + discordant + tied in a + tied in b - tied in both
-  const double difference =
-      untied_a - static_cast<double>(tied_b) + static_cast<double>(tied_both) - 2.0 * static_cast<double>(discordant);
-  return difference / (std::sqrt(untied_a) * std::sqrt(untied_b));
+KendallTau::KendallTau(std::span<const double> reference)
+    : order_(ascending(reference)), ties_(run_ends(reference.size(), [&](std::size_t i) {
+        return reference[order_[i]] == reference[order_[i - 1]];
+      })) {}
+
+double KendallTau::with(std::span<const double> other) const {
+  const std::size_t n = order_.size();
+  std::vector<double> values(n);
+  for (std::size_t i = 0; i < n; ++i) values[i] = other[order_[i]];
+  const auto equal = [&](std::size_t i) { return values[i] == values[i - 1]; };
+  // Among equals of the reference no order is wrong; pairs that are equal in both are counted on the way.
+  double tied_both = 0;
+  std::size_t begin = 0;
+  for (const auto end : ties_) {
+    if (end - begin > 1) {
+      std::sort(values.begin() + static_cast<std::ptrdiff_t>(begin), values.begin() + static_cast<std::ptrdiff_t>(end));
+      tied_both += tied_pairs(run_ends(end - begin, [&](std::size_t i) { return equal(begin + i); }));
+    }
+    begin = end;
+  }
+  const auto discordant = static_cast<double>(sort_counting_swaps(values));
+  const double untied_reference = pairs(n) - tied_pairs(ties_);
+  const double tied_other = tied_pairs(run_ends(n, equal));
+  const double untied_other = pairs(n) - tied_other;
+  if (untied_reference <= 0 || untied_other <= 0) return 0.0;
+  // all pairs = concordant + discordant + tied in the reference + tied in the other - tied in both
+  const double difference = untied_reference - tied_other + tied_both - 2.0 * discordant;
+  return difference / (std::sqrt(untied_reference) * std::sqrt(untied_other));
 }
 
 }  // namespace sage2

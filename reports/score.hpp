@@ -22,9 +22,18 @@ enum class Metric { rel_l1, rmse, cos_distance, score_distance, sq_err, max_abs 
 [[nodiscard]] Metric parse_metric(const std::string& text);
 [[nodiscard]] double error_of(const Observation& o, Metric metric);
 
-/// Kendall's tau-b of two rankings of the same things, ties counted as ties; 1 the same order, -1 the reverse, 0 where
-/// one of them is all ties. Knight's algorithm, O(n log n).
-[[nodiscard]] double kendall_tau(std::span<const double> a, std::span<const double> b);
+/// Kendall's tau-b between one ranking and others of the same things, ties counted as ties: 1 for the same order, -1
+/// for the reverse, 0 where one of them is all ties. Knight's algorithm: O(n log n) each, the first one sorted only
+/// once.
+class KendallTau {
+ public:
+  explicit KendallTau(std::span<const double> reference);
+  [[nodiscard]] double with(std::span<const double> other) const;
+
+ private:
+  std::vector<std::size_t> order_;  ///< ascending by the reference
+  std::vector<std::size_t> ties_;   ///< ends of runs of equal references in `order_`
+};
 
 /// Indices in ascending order of value, ties in order of index.
 [[nodiscard]] std::vector<std::size_t> ascending(std::span<const double> values);

@@ -1,6 +1,7 @@
 #include "reports/sensitivity.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <numeric>
 
@@ -46,6 +47,11 @@ class Columns {
   std::map<std::string, std::size_t> index_;
   std::vector<VariantId> variants_;
 };
+
+/// Whole percent; a plain number, so that no "-0" is printed.
+long percent(double share) {
+  return std::lround(100 * share);
+}
 
 void add(StageErrors& into, const StageErrors& more) {
   into.all += more.all;
@@ -101,12 +107,12 @@ Table sensitivity_table(const StageSensitivity& stages) {
   for (const auto& [layer, errors] : layers) {
     std::vector<std::string> row{std::to_string(layer)};
     for (std::size_t s = 0; s < kStages.size(); ++s) {
-      row.push_back(fmt::format("{:.0f}/{:.0f}", 100 * errors.share(s), 100 * errors.saved(s)));
+      row.push_back(fmt::format("{}/{}", percent(errors.share(s)), percent(errors.saved(s))));
     }
-    row.push_back(fmt::format("{:.0f}", 100 * errors.interaction()));
+    row.push_back(std::to_string(percent(errors.interaction())));
     table.rows.push_back(std::move(row));
   }
-  table.notes = {"Percent of squared error: caused by the stage alone / saved if it alone were exact.",
+  table.notes = {"Percent of squared error: by the stage alone / saved if it alone were exact.",
                  "Interaction: what the stages together cause beyond the sum of each alone."};
   return table;
 }

@@ -1,10 +1,17 @@
 #!/usr/bin/env bash
-# From a bare Debian 12 or Ubuntu 24.04 to two ablation tables: installs missing packages, builds, and evaluates the
-# bundled capture of two trained models.
+# From a bare Debian 12 or Ubuntu 24.04 to ablation tables, an adaptive map and a report: installs missing packages,
+# builds, and evaluates the bundled captures of two trained models. Everything it makes lies in build/ and runs/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh build
 cmake --preset release -DSAGE2_TESTS=OFF -DSAGE2_BENCHMARKS=OFF
 cmake --build --preset release -j "$(nproc)" --target sage2-eval
-build/release/harness/sage2-eval eval datasets/samples/dit.h5 datasets/samples/lm.h5 \
-  --suite smoothing --suite granularity --out runs/quickstart
+sage2_eval=build/release/harness/sage2-eval
+out=runs/quickstart
+for model in dit lm; do
+  "$sage2_eval" eval "datasets/samples/$model.h5" --suite smoothing --suite granularity --variants sage2-8b \
+    --out "$out/$model"
+  echo
+done
+"$sage2_eval" rank "$out/dit" --out "$out/map.json"
+"$sage2_eval" report "$out/dit" "$out/lm" --map "$out/map.json" --format md,tex,csv,html --out "$out/report"

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Builds everything and runs every test. Installs missing packages first.
+# Builds everything and runs every test: scripts/test.sh [release|sanitize]. Installs missing packages first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/setup.sh build test
 preset="${1:-release}"
-cmake --preset "$preset"
+scripts/setup.sh build test
+cmake --preset "$preset" -DSAGE2_TESTS=ON
 cmake --build --preset "$preset" -j "$(nproc)"
 ctest --preset "$preset" -j "$(nproc)"
+if [ "$preset" = release ]; then scripts/test_python.sh; fi

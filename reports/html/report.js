@@ -164,6 +164,7 @@
     }
     return `${cellName(m, cell.index)}, ${v.label}: ${parts.join("; ")}`;
   }
+  const read = (px) => { $("reading").textContent = px.title = px.getAttribute("aria-label"); };
   function buildGrid(m) {
     const grid = gridOf(m);
     const difference = state.minus >= 0;
@@ -182,11 +183,11 @@
         const rgb = none ? null : colour(scale.of(cell.value));
         const value = none ? "" : difference ? significant(state.metric === "cos_sim" ? -cell.value : cell.value, 2) : show(state.metric, cell.value).replace("%", "");
         const px = el("div", {
-          class: none ? "px none" : "px", role: "gridcell", tabindex: -1, title: describe(m, cell), "aria-label": describe(m, cell),
+          class: none ? "px none" : "px", role: "gridcell", tabindex: -1, "aria-label": describe(m, cell),
           "aria-selected": state.cell !== null && state.cell.index === cell.index && state.cell.variant === cell.variant ? "true" : "false",
           style: none ? false : `background:${css(rgb)};color:${ink(rgb)}`,
-          onfocus: () => ($("reading").textContent = describe(m, cell)),
-          onmouseenter: () => ($("reading").textContent = describe(m, cell)),
+          onfocus: (e) => read(e.target),
+          onmouseenter: (e) => read(e.target),
           onclick: () => (location.hash = cellHash(m, cell.variant, cell.index)),
         }, wide <= 10 ? value : "");
         row.append(px);
@@ -208,6 +209,7 @@
           pixels[y][x].tabIndex = -1;
           next.tabIndex = 0;
           next.focus();
+          read(next); /* a window in the background sends no focus events */
         }
       } else return;
       event.preventDefault();

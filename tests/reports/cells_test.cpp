@@ -20,12 +20,12 @@ double by_sample(int layer, int timestep, int sample, std::size_t variant) {
   return 0.01 * (1 + layer) + 0.001 * timestep + 0.0001 * sample - 0.005 * static_cast<double>(variant);
 }
 
-CellTable pool(const std::vector<Run>& runs) {
+CellTable pool(const test::Runs& runs) {
   return pool_cells(runs, ids(kBoth));
 }
 
 /// The sentence of the DataError that pooling ends with.
-std::string refusal(const std::vector<Run>& runs) {
+std::string refusal(const test::Runs& runs) {
   try {
     (void)pool(runs);
   } catch (const DataError& e) {
@@ -167,7 +167,7 @@ TEST(Cells, RefusesWhatDoesNotMatch) {
 
 TEST(Cells, FindsVariantsByNameAndSpelling) {
   const ToyRun toy;
-  std::vector<Run> runs{toy.make(by_sample)};
+  test::Runs runs{toy.make(by_sample)};
   for (auto& r : runs[0].records) r.variant = "canonical:" + r.name;
   EXPECT_EQ(find_variant(runs, "sage2-4b").variant, "canonical:sage2-4b");
   EXPECT_EQ(find_variant(runs, "canonical:sage2-8b").name, "sage2-8b");

@@ -26,7 +26,7 @@ TEST(Costs, ModelIsWhatItSays) {
 }
 
 TEST(Costs, ModelScalesWithTheShape) {
-  std::vector<Run> runs{ToyRun().make(constant)};
+  test::Runs runs{ToyRun().make(constant)};
   for (auto& r : runs[0].records) {
     if (r.layer == 1) r.shape.is_causal = true;
     if (r.timestep == 5) r.shape.q_len = 128;
@@ -45,7 +45,7 @@ BenchEntry entry(const std::string& variant, std::int64_t length, double ms) {
 }
 
 TEST(Costs, MeasuredTakesTheShapeItself) {
-  const std::vector<Run> runs{ToyRun().make(constant)};
+  const test::Runs runs{ToyRun().make(constant)};
   const auto table = pool_cells(runs, ids({"sage2-4b", "sage2-8b"}));
   const auto costs =
       measured_costs(table, {entry("sage2-4b", 128, 9), entry("sage2-4b", 64, 2), entry("sage2-8b", 64, 3)}, "b.json");
@@ -55,7 +55,7 @@ TEST(Costs, MeasuredTakesTheShapeItself) {
 }
 
 TEST(Costs, MeasuredScalesTheNearestShapeAndSaysSo) {
-  const std::vector<Run> runs{ToyRun().make(constant)};
+  const test::Runs runs{ToyRun().make(constant)};
   const auto table = pool_cells(runs, ids({"sage2-4b", "sage2-8b"}));
   // 128 is four times the work of 64, 1024 is 256 times: the first is nearer.
   const auto costs = measured_costs(

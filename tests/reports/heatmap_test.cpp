@@ -30,7 +30,7 @@ TEST(HeatMap, ShowsScoresWhereTheyFit) {
   const std::vector<HeatCell> cells{{0, 0, 0.4434, 1}, {0, 24, 0.99961, 0}, {2, 0, -0.25, 1}, {2, 24, 0.05, 2}};
   EXPECT_EQ(heat_map(cells, {"sage2-4b", "sage2-8b", "fp16"}),
             "layer  timestep\n"
-            "         0   24\n"
+            "         0    24\n"
             "    0 .443# 1.00.\n"
             "    2 -.25# .050A\n"
             ". sage2-4b (1)   # sage2-8b (2)   A fp16 (1)\n");

@@ -27,7 +27,7 @@ class MapFile : public testing::Test {
  protected:
   void SetUp() override {
     fs::remove_all(folder_);
-    const std::vector<Run> runs{ToyRun().make(by_layer)};
+    const test::Runs runs{ToyRun().make(by_layer)};
     const auto table = pool_cells(runs, ids({"sage2-4b", "sage2-8b"}));
     const auto costs = modelled_costs(table, test::toy_bits);
     map_ = to_map(rank_cells(table, costs, {{Rule::fraction, 0.5, {}, {}}, {10, 0}}));

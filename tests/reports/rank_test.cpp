@@ -43,7 +43,7 @@ struct Ranked {
         request{what, {300, 1}} {}
   [[nodiscard]] RankResult rank() const { return rank_cells(table, costs, request); }
 
-  std::vector<Run> runs;
+  test::Runs runs;
   CellTable table;
   Costs costs;
   RankRequest request;
@@ -155,12 +155,12 @@ TEST(Holdout, AlignsAnotherRunAndKnowsWhatItHasSeen) {
   const Ranked r(toy, steady);
   ToyRun later = toy;
   later.first_sample = 2;
-  const std::vector<Run> fresh{later.make(steady)};
+  const test::Runs fresh{later.make(steady)};
   EXPECT_EQ(shared_records(r.runs, fresh, ids(kBoth)), 0U);
   EXPECT_EQ(shared_records(r.runs, r.runs, ids(kBoth)), r.runs[0].records.size());
   EXPECT_EQ(align_cells(r.table, pool_cells(fresh, ids(kBoth))).cells.size(), 30U);
   later.layers.pop_back();
-  const std::vector<Run> partial{later.make(steady)};
+  const test::Runs partial{later.make(steady)};
   EXPECT_THROW((void)align_cells(r.table, pool_cells(partial, ids(kBoth))), DataError);
 }
 
@@ -174,9 +174,11 @@ TEST(Curve, FallsAndIsBoundedByTheExactOne) {
   const CellMeans means(r.table, Metric::rel_l1);
   for (std::size_t k = 0; k < curve.points.size(); ++k) {
     const auto& p = curve.points[k];
-    EXPECT_LE(p.exact, p.paper + 1e-15);
-    EXPECT_LE(p.paper, p.random + 1e-15);
-    if (k > 0) EXPECT_LT(p.paper, curve.points[k - 1].paper);
+    EXPECT_LE(p.exact, p.paper + 1e-13);
+    EXPECT_LE(p.paper, p.random + 1e-13);
+    if (k > 0) {
+      EXPECT_LT(p.paper, curve.points[k - 1].paper);
+    }
     // With equal costs the exact curve is what the knapsack finds for k cells.
     const auto items = budget_items(group_cells(r.table, Pooling::cell), r.costs.grid, means.error);
     const double cost = map_total(r.costs.grid, std::vector<std::size_t>(30, 0)) +

@@ -169,8 +169,11 @@ TEST(Pareto, TakesTheWorstCellsFirst) {
     EXPECT_NEAR(curve[i].ms, 4 + 0.5 * static_cast<double>(i), 1e-14);
   }
   EXPECT_NEAR(curve[1].worst, 0.03, 1e-15);
-  AdaptiveMap map{"toy model", "sage2-4b", "sage2-8b", {{{3, 0}, "sage2-8b"}, {{0, 0}, "sage2-4b"}}};
-  const auto point = pareto_point(*pair, map, metric_info("rel_l1"), {});
+  AdaptiveMap map;
+  map.base = "sage2-4b";
+  map.fallback = "sage2-8b";
+  map.cells = {{0, "", 0, 0, 0, 0, "sage2-4b"}, {3, "", 0, 0, 0, 0, "sage2-8b"}};
+  const auto point = pareto_point(model, *pair, map, metric_info("rel_l1"), {});
   EXPECT_EQ(point.cells, 1U);
   EXPECT_NEAR(point.error, (0.04 + 0.03 + 0.02 + 0.001) / 4, 1e-15);
   EXPECT_FALSE(std::isfinite(point.ms)) << "no benchmark";

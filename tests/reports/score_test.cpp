@@ -22,15 +22,15 @@ TEST(Score, IsThePapersProduct) {
 TEST(KendallTau, AgreesWithClosedForms) {
   const std::vector<double> up{1, 2, 3, 4, 5, 6};
   const std::vector<double> down{6, 5, 4, 3, 2, 1};
-  EXPECT_DOUBLE_EQ(kendall_tau(up, up), 1);
-  EXPECT_DOUBLE_EQ(kendall_tau(up, down), -1);
+  EXPECT_DOUBLE_EQ(KendallTau(up).with(up), 1);
+  EXPECT_DOUBLE_EQ(KendallTau(up).with(down), -1);
   // One swap of neighbours makes one of n (n - 1) / 2 pairs discordant: tau = 1 - 2 / 15.
-  EXPECT_DOUBLE_EQ(kendall_tau(up, std::vector<double>{1, 2, 4, 3, 5, 6}), 1 - 2.0 / 15);
+  EXPECT_DOUBLE_EQ(KendallTau(up).with(std::vector<double>{1, 2, 4, 3, 5, 6}), 1 - 2.0 / 15);
   // The first moved to the end is behind n - 1 others: tau = 1 - 2 * 5 / 15.
-  EXPECT_DOUBLE_EQ(kendall_tau(up, std::vector<double>{6, 1, 2, 3, 4, 5}), 1 - 10.0 / 15);
+  EXPECT_DOUBLE_EQ(KendallTau(up).with(std::vector<double>{6, 1, 2, 3, 4, 5}), 1 - 10.0 / 15);
   // tau-b with a tie in one ranking: 14 concordant, 1 tied of 15: 14 / sqrt(15 * 14).
-  EXPECT_DOUBLE_EQ(kendall_tau(up, std::vector<double>{1, 2, 3, 3, 5, 6}), 14 / std::sqrt(15.0 * 14.0));
-  EXPECT_DOUBLE_EQ(kendall_tau(up, std::vector<double>(6, 1.0)), 0);
+  EXPECT_DOUBLE_EQ(KendallTau(up).with(std::vector<double>{1, 2, 3, 3, 5, 6}), 14 / std::sqrt(15.0 * 14.0));
+  EXPECT_DOUBLE_EQ(KendallTau(up).with(std::vector<double>(6, 1.0)), 0);
 }
 
 TEST(KendallTau, AgreesWithCountingEveryPair) {
@@ -56,7 +56,7 @@ TEST(KendallTau, AgreesWithCountingEveryPair) {
       }
     }
     const double expected = untied_a * untied_b == 0 ? 0 : difference / std::sqrt(untied_a * untied_b);
-    EXPECT_NEAR(kendall_tau(a, b), expected, 1e-14);  // a quotient and two roots
+    EXPECT_NEAR(KendallTau(a).with(b), expected, 1e-14);  // a quotient and two roots
   }
 }
 

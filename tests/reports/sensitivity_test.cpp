@@ -35,7 +35,7 @@ Run stages_run(int samples) {
 }
 
 TEST(Sensitivity, SharesAndInteractionAddUpToOne) {
-  const std::vector<Run> runs{stages_run(2)};
+  const test::Runs runs{stages_run(2)};
   const auto stages = stage_sensitivity(runs, "sage2-4b");
   ASSERT_TRUE(stages);
   EXPECT_EQ(stages->variant, "sage2-4b");
@@ -53,18 +53,18 @@ TEST(Sensitivity, SharesAndInteractionAddUpToOne) {
 }
 
 TEST(Sensitivity, TableHasALineALayer) {
-  const std::vector<Run> runs{stages_run(1)};
+  const test::Runs runs{stages_run(1)};
   const auto table = sensitivity_table(*stage_sensitivity(runs, "sage2-4b"));
   ASSERT_EQ(table.rows.size(), 2U);
-  // 1, 2, 4, 8, 16 of 40, and twice that saved; 9 of 40 are interaction. Halves go to the even digit.
-  EXPECT_EQ(table.rows[1], (std::vector<std::string>{"1", "2/5", "5/10", "10/20", "20/40", "40/80", "22"}));
+  // 1, 2, 4, 8, 16 of 40, and twice that saved; 9 of 40 are interaction. Halves go up.
+  EXPECT_EQ(table.rows[1], (std::vector<std::string>{"1", "3/5", "5/10", "10/20", "20/40", "40/80", "23"}));
 }
 
 TEST(Sensitivity, NeedsTheWholeSuite) {
   test::ToyRun toy;
-  const std::vector<Run> none{toy.make([](int, int, int, std::size_t) { return 0.1; })};
+  const test::Runs none{toy.make([](int, int, int, std::size_t) { return 0.1; })};
   EXPECT_FALSE(stage_sensitivity(none, "sage2-4b"));
-  std::vector<Run> runs{stages_run(1)};
+  test::Runs runs{stages_run(1)};
   runs[0].records.pop_back();
   EXPECT_THROW((void)stage_sensitivity(runs, "sage2-4b"), DataError);
   runs[0].info.suites[0].rows.pop_back();

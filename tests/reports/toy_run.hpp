@@ -11,6 +11,9 @@
 /// Runs and tables with known errors, for tests of adaptive maps.
 namespace sage2::test {
 
+/// testing::Test has a member called Run, which hides the type in tests.
+using Runs = std::vector<Run>;
+
 /// Relative L1 of a cell's sample in a variant (0 the base, 1 the fallback, ...). CosSim is 1 - rel_l1^2 / 2.
 using ToyError = std::function<double(int layer, int timestep, int sample, std::size_t variant)>;
 
