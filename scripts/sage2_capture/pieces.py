@@ -32,7 +32,8 @@ def pieces(parts: tuple[Part, ...], batch: int, branch: str | None, cfg: str) ->
 
     A batch that the pipeline did not label as one branch holds the unconditional half first (diffusers' order).
     """
-    labelled = branch is not None and "_" not in branch
+    branch = branch and branch.removeprefix("pred_")
+    labelled = branch not in (None, "cond_uncond")
     halves = cfg != "keep" and not labelled and batch % 2 == 0
     for part in parts:
         if part.batch is not None:
@@ -141,8 +142,8 @@ def make_cell(
         batch = piece.batch.start
         heads = choose(len(chosen.q_heads), CHECKED_HEADS)
         picked = choose(len(rows), CHECKED_ROWS)
-        own = to_host(out, slice(batch, batch + 1), [chosen.q_heads[h] for h in heads], slice(None))[0]
-        check = OutputRows(0, heads, picked, own[:, rows[picked]])
+        own = to_host(out, slice(batch, batch + 1), [chosen.q_heads[h] for h in heads], rows[picked])[0]
+        check = OutputRows(0, heads, picked, own)
     cell = Cell(
         **place,
         is_causal=piece.part.is_causal,

@@ -30,6 +30,11 @@ from .writer import BackgroundWriter
 UNEXPLAINED = "output is not softmax(QK^T)V of these tensors (bias, soft cap, sinks, quantised kernel?)"
 
 
+def _counts_after(journal: list[dict[str, Any]]) -> Counter[tuple[str, int]]:
+    """Samples so far at each (site, step), when the last sample of the journal was complete."""
+    return Counter({(site, step): n for site, step, n in journal[-1]["counts"]} if journal else {})
+
+
 class _DryRunDone(BaseException):
     """Ends the model's run once a dry run has seen one step; never leaves the with-block."""
 
@@ -67,6 +72,7 @@ class Capture:
         self._finished: dict[tuple[int, int, int], Path] = {}
         self._journal: list[dict[str, Any]] = []
         self._sample: dict[str, Any] = {}
+        self._names: dict[int, str | None] = {}
         self._planned = 0
         self._last_mask: tuple[Any, ...] | None = None
         self._parts = file.with_name(file.name + ".parts")
@@ -82,19 +88,30 @@ class Capture:
         self._clock.restart()
         self._interceptor.reset_sites()
         self._sample = {"sample_name": name, "seed": seed}
+        done = [entry["name"] for entry in self._journal]
+        if name in done:  # complete, but run again all the same: it gets its own numbers, not new ones
+            self._journal, later = self._journal[: done.index(name)], self._journal[done.index(name) + 1 :]
+            self._counts = _counts_after(self._journal)
+        else:
+            later = []
         try:
             yield
             if self._writer is not None:
                 self._writer.drain()
                 counts = [[site, step, n] for (site, step), n in self._counts.items()]
                 self._journal.append({"name": name, "layers": list(self._layers), "counts": counts})
+                self._journal += later
                 (self._parts / "samples.json").write_text(json.dumps(self._journal))
         finally:
             self._sample = {}
 
     def finished(self, name: str) -> bool:
-        """True where an interrupted run has completed this sample, so that it need not run again."""
-        return any(entry["name"] == name for entry in self._journal)
+        """True where an interrupted run has completed this sample; the caller then leaves it out."""
+        done = [entry["name"] for entry in self._journal]
+        if name not in done:
+            return False
+        self._counts = _counts_after(self._journal[: done.index(name) + 1])
+        return True
 
     def step(self, index: int, value: float = 0.0) -> None:
         """Says which denoising step comes next, for loops of one's own."""
@@ -125,12 +142,13 @@ class Capture:
         assert writer is not None
         try:
             writer.close()
-        except Exception:
-            if error is None:
-                raise
+        except Exception as failure:
+            error = error or failure
         finished = schema.finished_cells(self._parts)
         if error is not None:
             self._say(f"{self.file}: stopped; {len(finished)} finished cells are kept in {self._parts}, run again")
+            if kind is None:
+                raise error
             return False
         if not finished:
             shutil.rmtree(self._parts)
@@ -170,9 +188,7 @@ class Capture:
         if journal.exists():
             self._journal = json.loads(journal.read_text())
         if self._journal:
-            last = self._journal[-1]
-            self._layers = {name: index for index, name in enumerate(last["layers"])}
-            self._counts = Counter({(site, step): n for site, step, n in last["counts"]})
+            self._layers = {name: index for index, name in enumerate(self._journal[-1]["layers"])}
 
     def _finish(self, finished: dict[tuple[int, int, int], Path]) -> None:
         size = schema.assemble(
@@ -253,6 +269,7 @@ class Capture:
             tensors = (q_shape, q_shape, k_shape, k_shape) if self.plan.output else (q_shape, k_shape, k_shape)
             size = sum(b * h * n * d for b, h, n, d in tensors) * call.q.element_size()
             if (layer, step, sample) in self._finished:
+                self._require_same_sample(sample, self._finished[layer, step, sample])
                 self.summary.add(row, q_shape, k_shape, size, resumed=True)
                 continue
             if self.plan.max_bytes is not None and self._planned + size > self.plan.max_bytes:
@@ -273,6 +290,17 @@ class Capture:
             cell, check = make_cell(call, k, v, out, chosen, self.plan, place)
             cell.extras = chosen.extras | self._sample | {"cfg_branch": piece.branch, "source": call.source}
             self._writer.put(cell, check)
+
+    def _require_same_sample(self, number: int, cell: Path) -> None:
+        """Prompts in another order would silently take the place of those of the earlier run."""
+        if number not in self._names:
+            self._names[number] = schema.read_attribute(cell, "sample_name")
+        there, here = self._names[number], self._sample.get("sample_name")
+        if there != here:
+            raise UsageError(
+                f"{self.file}: cannot continue, its sample {number} is {there!r} and this run's is {here!r}; keep the "
+                "order of the samples, or overwrite"
+            )
 
     def _meaning(self, call: AttentionCall) -> Meaning:
         if call.unsupported is not None:

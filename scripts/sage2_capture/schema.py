@@ -214,6 +214,12 @@ def read_signature(path: Path) -> dict[str, Any]:
             return {}
 
 
+def read_attribute(part: Path, name: str) -> Any:
+    """Attribute of the one cell in a part; None where there is none of that name."""
+    with h5py.File(part, "r") as file:
+        return file[_only_cell(file, part)].attrs.get(name)
+
+
 def _only_cell(file: h5py.File, path: Path) -> str:
     names = [name for _, name in cells(file)]
     if len(names) != 1:

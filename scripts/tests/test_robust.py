@@ -107,6 +107,33 @@ def test_an_error_in_the_model_keeps_its_own_message(tmp_path) -> None:
     assert list(read(tmp_path / "run.h5")) == [(0, 0, 0), (0, 0, 1)]
 
 
+def test_samples_keep_their_numbers_whether_skipped_or_run_again(tmp_path) -> None:
+    model = Model()
+
+    def run(prompts: list[str], skip: bool, fail: bool = False) -> None:
+        with capture(tmp_path / "run.h5", model=model, quiet=True) as session:
+            for prompt in prompts:
+                if skip and session.finished(prompt):
+                    continue
+                with session.sample(prompt):
+                    model(x(ord(prompt)))
+            if fail:
+                raise ZeroDivisionError
+
+    for skip in (True, False):
+        with pytest.raises(ZeroDivisionError):
+            run(["a", "b"], skip, fail=True)
+        run(["a", "b", "c"], skip)
+        cells = read(tmp_path / "run.h5")
+        assert [c.attrs["sample_name"] for c in cells.values()] == ["a", "b", "c"]
+        for cell in cells.values():
+            assert torch.equal(cell.q, x(ord(cell.attrs["sample_name"])).double())
+        (tmp_path / "run.h5").unlink()
+    run(["a", "b"], skip=False)
+    with pytest.raises(UsageError, match="its sample 0 is 'a' and this run's is 'c'"):
+        run(["c", "a", "b"], skip=False)
+
+
 def test_a_complete_file_is_extended(tmp_path) -> None:
     model = Model()
     for timesteps in ("0", "all"):
