@@ -107,7 +107,8 @@ struct Narrow {
         const float scalar =
             b.data[static_cast<std::size_t>(k) * b.stride_k + static_cast<std::size_t>(j) * b.stride_n];
         for (int h = 0; h < kHalves; ++h) {
-          sum[j][h] += __builtin_convertvector((load<Floats>(row + h * 16) * scalar) * scale[j][h], Ints);
+          sum[j][h] = wrapping_add(sum[j][h],
+                                   __builtin_convertvector((load<Floats>(row + h * 16) * scalar) * scale[j][h], Ints));
         }
       }
     }
