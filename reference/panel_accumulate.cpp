@@ -283,7 +283,8 @@ void accumulate_wide(const AccumulatorModel& model, std::size_t depth, std::size
 void operand_exponents(const float* values, std::size_t count, int least, std::int8_t* exponents) {
   for (std::size_t i = 0; i < count; ++i) {
     const auto raw = static_cast<int>((std::bit_cast<std::uint32_t>(values[i]) >> 23U) & 0xFFU) - 127;
-    const int e = values[i] == 0 ? kZeroExponent : std::max(raw, least);
+    // Infinities and NaN (128) are dealt with elsewhere, but must fit a byte when two are added.
+    const int e = values[i] == 0 ? kZeroExponent : std::clamp(raw, least, 32);
     exponents[i] = static_cast<std::int8_t>(e);
   }
 }

@@ -140,7 +140,8 @@ class Capture:
 
     def report(self) -> str:
         """Table of what was (or, after a dry run, would be) written and what was left out, and why."""
-        return self.summary.render(str(self.file), self.dry_run, self._clock.total, self.plan)
+        steps = self._clock.total if self._clock.has_timesteps else 0
+        return self.summary.render(str(self.file), self.dry_run, steps, self.plan)
 
     # Files.
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from .plan import Plan, format_bytes
 from .schema import Cell
 
+_NAME = 31  # columns of a layer's name
+
 
 @dataclass
 class Row:
@@ -103,25 +105,28 @@ class Summary:
         return line
 
     def render(self, file: str, dry_run: bool, steps: int | None, plan: Plan) -> str:
-        """The table. After a dry run, cells and bytes of one step are multiplied by the steps the plan selects."""
+        """The table. After a dry run, cells and bytes of one step are multiplied by the steps the plan selects.
+
+        `steps` is the length of the schedule: None where it is not known, 0 for a model without timesteps.
+        """
         count = len([s for s in range(steps) if plan.timesteps(s)]) if dry_run and steps else 1
-        lines = [f"{'layer':>5} {'name':<34} {'q':>17} {'keys':>8} {'cells':>4} {'size':>7}"]
+        lines = [f"{'layer':>5} {'name':<{_NAME}} {'q':>16} {'keys':>9} {'cells':>5} {'size':>9}"]
         for row in sorted(self.rows.values(), key=lambda r: r.layer):
-            name = row.name if len(row.name) <= 34 else "..." + row.name[-31:]
+            name = row.name if len(row.name) <= _NAME else "..." + row.name[3 - _NAME :]
             if not row.cells:
                 why = "; ".join(row.skipped) or "not selected"
-                lines.append(f"{row.layer:>5} {name:<34} {why}"[:80])
+                lines.append(f"{row.layer:>5} {name:<{_NAME}} {why}"[:80])
                 continue
             q = "x".join(map(str, row.q_shape))
-            size = format_bytes(row.bytes * count)
             keys = f"{row.k_shape[1]}x{row.k_shape[2]}"
-            lines.append(f"{row.layer:>5} {name:<34} {q:>17} {keys:>8} {row.cells * count:>4} {size:>7}")
+            size = format_bytes(row.bytes * count)
+            lines.append(f"{row.layer:>5} {name:<{_NAME}} {q:>16} {keys:>9} {row.cells * count:>5} {size:>9}")
         verb = "would be written" if dry_run else "written"
         total = f"{self.cells * count} cells, {format_bytes(self.bytes * count)}"
         lines.append(f"{file}: {total} {verb}")
         if dry_run:
-            per = f"{count} of {steps} timesteps" if steps else "one run of the model"
-            lines[-1] += f" for each sample ({per})"
+            per = {None: "and timestep", 0: ""}.get(steps, f"({count} of {steps} timesteps)")
+            lines.append(f"for each sample {per}".rstrip())
         lines += [f"left out: {reasons}" for reasons in [self.reasons()] if reasons]
         lines += [f"not finite: {note}" for note in self.nonfinite()]
         return "\n".join(lines)

@@ -41,7 +41,7 @@ def test_transformers(language_model: Path, tmp_path, capsys) -> None:
     prompts = ("--prompts", str(language_model / "prompts.txt"))
     out = tmp_path / "run.h5"
     assert run("transformers", language_model, out, *prompts, "--dry-run") == 0
-    assert "would be written for each sample" in capsys.readouterr().out
+    assert "would be written\nfor each sample\n3 samples" in capsys.readouterr().out
     assert run("transformers", language_model, out, *prompts, "--plan", "layers=1 output=on", "--limit", "2") == 0
     assert "2 cells" in capsys.readouterr().out
     cells = read(out)
