@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+MAX_HEAD_DIM = 256  # of a capture; VAEs go beyond
+
 
 @dataclass
 class AttentionCall:
@@ -75,6 +77,8 @@ def make_call(
         unsupported = unsupported or f"shapes q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
     elif v.shape[3] != k.shape[3]:
         unsupported = unsupported or f"head dim of v ({v.shape[3]}) is not that of k ({k.shape[3]})"
+    elif q.shape[3] > MAX_HEAD_DIM:
+        unsupported = unsupported or f"head dim {q.shape[3]} (at most {MAX_HEAD_DIM})"
     elif q.shape[1] % k.shape[1]:
         unsupported = unsupported or f"{q.shape[1]} query heads for {k.shape[1]} key/value heads"
     elif not all(t.dtype in (torch.float16, torch.bfloat16, torch.float32) for t in (q, k, v)):

@@ -18,6 +18,7 @@ def _seed() -> None:
         import torch
     except ImportError:
         return
+    torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
     torch.manual_seed(0)
 
 

@@ -149,7 +149,7 @@ def test_dry_run_of_a_pipeline_counts_all_steps(tmp_path, capsys) -> None:
     text = capsys.readouterr().out
     size = 2 * 4 * 2 * 2 * 16 * 16 * 4  # 2 layers, 4 tensors, 2 entries, 2 heads, 16 tokens, dim 16, FP32
     assert f"8 cells, {4 * size / 1024:.1f} KiB would be written\nfor each sample (4 of 20 timesteps)" in text
-    assert all(len(line) <= 80 for line in text.splitlines())
+    assert all(len(line) <= 80 for line in text.splitlines()[:-2])  # but for the name of the file
     with capture(tmp_path / "run.h5", Plan(timesteps="::5", output=True), pipe, quiet=True) as session:
         pipe(class_labels=[3], num_inference_steps=20)
     assert (session.summary.cells, session.summary.bytes) == (8, 4 * size)

@@ -278,11 +278,13 @@ def test_dropout_and_odd_head_dims_are_left_out(tmp_path) -> None:
             scaled_dot_product_attention(x, x, x, dropout_p=0.5)
             scaled_dot_product_attention(x, x, x[..., :8])
             scaled_dot_product_attention(x.double(), x.double(), x.double())
+            wide = x.repeat(1, 1, 1, 20)
+            scaled_dot_product_attention(wide, wide, wide)
             return scaled_dot_product_attention(x, x, x)
 
     cells, session = run(tmp_path, Odd(), torch.randn(1, 2, 40, 16))
-    assert list(cells) == [(3, 0, 0)]
-    for reason in ("dropout", "head dim of v (8) is not that of k (16)", "format float64"):
+    assert list(cells) == [(4, 0, 0)]
+    for reason in ("dropout", "head dim of v (8) is not that of k (16)", "format float64", "head dim 320"):
         assert reason in session.report()
 
 
