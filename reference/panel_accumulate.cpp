@@ -107,7 +107,8 @@ struct Narrow {
         const float scalar =
             b.data[static_cast<std::size_t>(k) * b.stride_k + static_cast<std::size_t>(j) * b.stride_n];
         for (int h = 0; h < kHalves; ++h) {
-          sum[j][h] += __builtin_convertvector((load<Floats>(row + h * 16) * scalar) * scale[j][h], Ints);
+          sum[j][h] = wrapping_add(sum[j][h],
+                                   __builtin_convertvector((load<Floats>(row + h * 16) * scalar) * scale[j][h], Ints));
         }
       }
     }
@@ -283,7 +284,8 @@ void accumulate_wide(const AccumulatorModel& model, std::size_t depth, std::size
 void operand_exponents(const float* values, std::size_t count, int least, std::int8_t* exponents) {
   for (std::size_t i = 0; i < count; ++i) {
     const auto raw = static_cast<int>((std::bit_cast<std::uint32_t>(values[i]) >> 23U) & 0xFFU) - 127;
-    const int e = values[i] == 0 ? kZeroExponent : std::max(raw, least);
+    // Infinities and NaN (128) are dealt with elsewhere, but must fit a byte when two are added.
+    const int e = values[i] == 0 ? kZeroExponent : std::clamp(raw, least, 32);
     exponents[i] = static_cast<std::int8_t>(e);
   }
 }

@@ -78,6 +78,12 @@ template <class V, class T>
   return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
+/// Sum modulo 2^32: a NaN converts to the least integer, and what is added to that must not be undefined.
+[[gnu::always_inline]] inline Ints wrapping_add(Ints a, Ints b) {
+  using Unsigned = std::uint32_t __attribute__((vector_size(64)));
+  return reinterpret_cast<Ints>(reinterpret_cast<Unsigned>(a) + reinterpret_cast<Unsigned>(b));
+}
+
 template <class V>
 [[gnu::always_inline]] inline V larger(V a, V b) {
   return a > b ? a : b;

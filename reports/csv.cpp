@@ -18,7 +18,9 @@ std::string to_csv(const Table& table) {
   for (std::size_t c = 0; c < table.columns.size(); ++c) {
     const auto& [title, align, group] = table.columns[c];
     if (c != 0) out += ',';
-    out += csv_quoted(group.empty() || title.empty() ? group + title : group + ' ' + title);
+    std::string name = group;
+    if (!group.empty() && !title.empty()) name += ' ';
+    out += csv_quoted(name.append(title));
   }
   out += '\n';
   for (const auto& row : table.rows) {

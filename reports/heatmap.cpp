@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <map>
 #include <optional>
 #include <set>
@@ -46,7 +47,7 @@ std::string cell_text(const HeatCell& cell, std::size_t width) {
 std::string coloured(const std::string& text, double score, double low, double high) {
   static constexpr std::array<int, 11> scale{196, 202, 208, 214, 220, 226, 190, 154, 118, 82, 46};
   const double position = high > low ? (score - low) / (high - low) : 1.0;
-  const auto index = static_cast<std::size_t>(std::clamp(position, 0.0, 1.0) * (scale.size() - 1) + 0.5);
+  const auto index = static_cast<std::size_t>(std::lround(std::clamp(position, 0.0, 1.0) * (scale.size() - 1)));
   return fmt::format("\x1b[48;5;{};38;5;16m{}\x1b[0m", scale[index], text);
 }
 

@@ -143,7 +143,7 @@ fs::path write_map(const fs::path& file, const AdaptiveMap& map) {
   for (const auto& c : map.cells) {
     if (c.variant != map.base) cells += fmt::format("{} {}\n", c.layer, c.timestep);
   }
-  const auto list = file.parent_path() / "int8_cells.txt";
+  auto list = file.parent_path() / "int8_cells.txt";
   if (!file.parent_path().empty()) {
     std::error_code failed;
     fs::create_directories(file.parent_path(), failed);

@@ -6,5 +6,6 @@ preset="${1:-release}"
 scripts/setup.sh build test
 cmake --preset "$preset" -DSAGE2_TESTS=ON
 cmake --build --preset "$preset" -j "$(nproc)"
-ctest --preset "$preset" -j "$(nproc)"
+# One after the other: the engine itself uses all cores.
+ctest --preset "$preset"
 if [ "$preset" = release ]; then scripts/test_python.sh; fi

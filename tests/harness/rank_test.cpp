@@ -1,6 +1,7 @@
 #include "harness/rank.hpp"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <sstream>
@@ -33,7 +34,7 @@ NamedVariant named(const std::string& text) {
 class RankCommand : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    folder_ = fs::path(testing::TempDir()) / "sage2_rank_test";
+    folder_ = fs::path(testing::TempDir()) / ("sage2_rank_test_" + std::to_string(getpid()));  // tests run side by side
     fs::remove_all(folder_);
     const CaptureReader reader(capture());
     auto info = machine_info();

@@ -1,6 +1,7 @@
 #include "reports/map.hpp"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -35,7 +36,7 @@ class MapFile : public testing::Test {
     list_ = write_map(file_, map_);
   }
 
-  fs::path folder_ = fs::path(testing::TempDir()) / "sage2_map_test";
+  fs::path folder_ = fs::path(testing::TempDir()) / ("sage2_map_test_" + std::to_string(getpid()));
   fs::path file_ = folder_ / "sub" / "map.json";
   fs::path list_;
   AdaptiveMap map_;
