@@ -2,7 +2,7 @@
 add_library(sage2_options INTERFACE)
 target_compile_features(sage2_options INTERFACE cxx_std_20)
 target_include_directories(sage2_options INTERFACE "${CMAKE_SOURCE_DIR}")
-target_compile_options(sage2_options INTERFACE
+set(cxx_options
   -Wall -Wextra -Wpedantic -Werror -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor
   # GCC 12 reports false overflows inside fmt and false overlaps inside std::string ...
   $<$<CXX_COMPILER_ID:GNU>:-Wno-stringop-overflow>
@@ -17,14 +17,15 @@ target_compile_options(sage2_options INTERFACE
   -ffp-contract=off
   # Nothing reads errno or the exception flags of floating-point operations; both forbid vectorising.
   -fno-math-errno -fno-trapping-math)
+target_compile_options(sage2_options INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${cxx_options}>")
 if(SAGE2_NATIVE)
   include(CheckCXXCompilerFlag)
   check_cxx_compiler_flag(-march=native SAGE2_HAS_MARCH_NATIVE)
   if(SAGE2_HAS_MARCH_NATIVE)
-    target_compile_options(sage2_options INTERFACE -march=native)
+    target_compile_options(sage2_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=native>)
     if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
       # Compilers shy away from 512-bit registers by default; the emulation is dense enough to gain from them.
-      target_compile_options(sage2_options INTERFACE -mprefer-vector-width=512)
+      target_compile_options(sage2_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-mprefer-vector-width=512>)
     endif()
   endif()
 endif()

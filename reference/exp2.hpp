@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "reference/host_device.hpp"
+
 namespace sage2 {
 
 /// 2^x in FP32 for x <= 127, the one function that both engines use for P and for the rescaling of the running sums.
@@ -13,7 +15,7 @@ namespace sage2 {
 /// into an integer and a fraction in [-0.5, 0.5]; the minimax polynomial of degree 6 has a relative error of 2e-9
 /// before rounding, and the whole function at most 1 ulp (tests/reference runs over every fraction). Results below
 /// 2^-126 become 0, as with ex2.approx.ftz. NaN gives NaN, -infinity gives 0.
-[[nodiscard]] inline float exp2_shared(float x) {
+[[nodiscard]] SAGE2_HOST_DEVICE inline float exp2_shared(float x) {
   constexpr float kMagic = 12582912.0F;  // 1.5 x 2^23: adding it leaves the nearest integer in the low bits
   const float shifted = x + kMagic;
   const float f = x - (shifted - kMagic);

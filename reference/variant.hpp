@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "reference/host_device.hpp"
+
 /// A variant says what is computed. It is a plain value; every engine gives it the same meaning (docs/variants.md).
 namespace sage2 {
 
@@ -57,18 +59,18 @@ struct Variant {
 /// Rows of queries that share a mean in smooth Q: b_q of the paper.
 inline constexpr std::size_t kSmoothQBlock = 128;
 
-[[nodiscard]] constexpr bool is_integer(Format f) {
+[[nodiscard]] SAGE2_HOST_DEVICE constexpr bool is_integer(Format f) {
   return f <= Format::int8;
 }
-[[nodiscard]] constexpr bool is_fp8(Format f) {
+[[nodiscard]] SAGE2_HOST_DEVICE constexpr bool is_fp8(Format f) {
   return f == Format::e4m3 || f == Format::e5m2;
 }
 /// Integers and FP8 need a scale; 16-bit floats and exact values stand for themselves.
-[[nodiscard]] constexpr bool is_scaled(Format f) {
+[[nodiscard]] SAGE2_HOST_DEVICE constexpr bool is_scaled(Format f) {
   return is_integer(f) || is_fp8(f);
 }
 /// Bits of an integer format.
-[[nodiscard]] constexpr int bits_of(Format f) {
+[[nodiscard]] SAGE2_HOST_DEVICE constexpr int bits_of(Format f) {
   return static_cast<int>(f) + 2;
 }
 

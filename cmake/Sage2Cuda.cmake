@@ -1,0 +1,45 @@
+# CUDA is found, not asked for: without a compiler the product is its CPU engine. SAGE2_CUDA=ON makes it an error.
+set(SAGE2_CUDA AUTO CACHE STRING "Build the CUDA engine: ON, OFF, or AUTO (where there is a compiler)")
+set(SAGE2_HAS_CUDA OFF)
+if(NOT SAGE2_CUDA STREQUAL "OFF")
+  # Each file says which chips it is for, below.
+  set(CMAKE_CUDA_ARCHITECTURES OFF)
+  include(CheckLanguage)
+  find_program(SAGE2_NVCC nvcc HINTS /usr/local/cuda/bin)
+  if(SAGE2_NVCC AND NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+    set(CMAKE_CUDA_COMPILER "${SAGE2_NVCC}")
+  endif()
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    if(CUDAToolkit_VERSION VERSION_LESS 12.0)
+      message(STATUS "CUDA ${CUDAToolkit_VERSION} cannot compile for Hopper (12.0 can): building the CPU engine only")
+    else()
+      set(SAGE2_HAS_CUDA ON)
+    endif()
+  endif()
+  if(SAGE2_CUDA STREQUAL "ON" AND NOT SAGE2_HAS_CUDA)
+    message(FATAL_ERROR "SAGE2_CUDA=ON, but there is no CUDA compiler of version 12.0 or later")
+  endif()
+endif()
+
+# sage2_cuda_objects(NAME CHIPS chip... SOURCES file...): an object library; a chip is 80, 90a, ... for machine code
+# and compute_90 for PTX that newer chips compile at start.
+function(sage2_cuda_objects name)
+  cmake_parse_arguments(arg "" "" "CHIPS;SOURCES" ${ARGN})
+  add_library(${name} OBJECT ${arg_SOURCES})
+  set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES OFF CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON
+                                           POSITION_INDEPENDENT_CODE ON)
+  foreach(chip IN LISTS arg_CHIPS)
+    if(chip MATCHES "^compute_")
+      target_compile_options(${name} PRIVATE "SHELL:-gencode arch=${chip},code=${chip}")
+    else()
+      target_compile_options(${name} PRIVATE "SHELL:-gencode arch=compute_${chip},code=sm_${chip}")
+    endif()
+  endforeach()
+  # Each rounding is meant, on the GPU too: a product and a sum become one only where the source says fma.
+  target_compile_options(${name} PRIVATE -fmad=false --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra -lineinfo
+                                         -Werror=all-warnings)
+  target_include_directories(${name} PRIVATE "${CMAKE_SOURCE_DIR}")
+endfunction()
