@@ -74,7 +74,7 @@ void expect_sum(double actual, double expected, double scale, const char* what) 
 void expect_sums(const ErrorSums& actual, const ErrorSums& expected) {
   expect_sum(actual.ref_ref, expected.ref_ref, expected.ref_ref, "ref_ref");
   expect_sum(actual.out_out, expected.out_out, expected.out_out, "out_out");
-  expect_sum(actual.ref_out, expected.ref_out, std::sqrt(expected.ref_ref * expected.out_out), "ref_out");
+  expect_sum(actual.ref_out, expected.ref_out, std::sqrt(expected.ref_ref) * std::sqrt(expected.out_out), "ref_out");
   expect_sum(actual.abs_err, expected.abs_err, expected.abs_err, "abs_err");
   expect_sum(actual.abs_ref, expected.abs_ref, expected.abs_ref, "abs_ref");
   expect_sum(actual.sq_err, expected.sq_err, expected.sq_err, "sq_err");
