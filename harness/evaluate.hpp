@@ -33,7 +33,7 @@ struct EvaluationPlan {
                                      const EvaluationPlan& plan);
 
 /// Counts up whenever the numbers of any variant change.
-inline constexpr int kNumericsVersion = 1;
+inline constexpr int kNumericsVersion = 2;
 
 /// Evaluates the variants on all selected heads of one cell against the FP64 reference. Records come in the order of
 /// the variants. Throws DataError where the cell is not sound (wrong shapes, NaN or infinity in Q, K or V).
