@@ -29,8 +29,9 @@ endif()
 function(sage2_cuda_objects name)
   cmake_parse_arguments(arg "" "" "CHIPS;SOURCES" ${ARGN})
   add_library(${name} OBJECT ${arg_SOURCES})
-  set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES OFF CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON
-                                           POSITION_INDEPENDENT_CODE ON)
+  set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES OFF POSITION_INDEPENDENT_CODE ON)
+  # CMake 3.25 does not know that nvcc speaks C++20.
+  target_compile_options(${name} PRIVATE -std=c++20)
   foreach(chip IN LISTS arg_CHIPS)
     if(chip MATCHES "^compute_")
       target_compile_options(${name} PRIVATE "SHELL:-gencode arch=${chip},code=${chip}")
