@@ -29,9 +29,8 @@ endif()
 function(sage2_cuda_objects name)
   cmake_parse_arguments(arg "" "" "CHIPS;SOURCES" ${ARGN})
   add_library(${name} OBJECT ${arg_SOURCES})
-  set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES OFF POSITION_INDEPENDENT_CODE ON)
-  # CMake 3.25 does not know that nvcc speaks C++20.
-  target_compile_options(${name} PRIVATE -std=c++20)
+  set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES OFF
+                                           POSITION_INDEPENDENT_CODE ON)
   foreach(chip IN LISTS arg_CHIPS)
     if(chip MATCHES "^compute_")
       target_compile_options(${name} PRIVATE "SHELL:-gencode arch=${chip},code=${chip}")
@@ -40,7 +39,7 @@ function(sage2_cuda_objects name)
     endif()
   endforeach()
   # Each rounding is meant, on the GPU too: a product and a sum become one only where the source says fma.
-  target_compile_options(${name} PRIVATE -fmad=false --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra -lineinfo
+  target_compile_options(${name} PRIVATE -std=c++20 -fmad=false --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra -lineinfo
                                          -Werror=all-warnings)
   target_include_directories(${name} PRIVATE "${CMAKE_SOURCE_DIR}")
 endfunction()
