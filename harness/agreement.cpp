@@ -32,6 +32,7 @@ Result in_parts(std::size_t n, const F& f) {
 }
 
 void note_worst(Agreement& a, std::size_t at, float found, float expected) {
+  a.differ = true;
   a.worst_at = at;
   a.worst_found = found;
   a.worst_expected = expected;
@@ -51,9 +52,8 @@ void compare_values(Agreement& a, std::size_t at, float found, float expected) {
   }
   const auto ulp = static_cast<std::uint32_t>(std::abs(bfloat16_rank(found) - bfloat16_rank(expected)));
   if (ulp == 0) ++a.same_bf16;
-  if (ulp <= a.worst_ulp) return;
-  a.worst_ulp = ulp;
-  if (a.nonfinite == 0) note_worst(a, at, found, expected);
+  if (a.nonfinite == 0 && (!a.differ || ulp > a.worst_ulp)) note_worst(a, at, found, expected);
+  a.worst_ulp = std::max(a.worst_ulp, ulp);
 }
 
 }  // namespace
@@ -70,7 +70,8 @@ double Agreement::rel_l1() const {
 }
 
 void Agreement::merge(const Agreement& other) {
-  const bool further = nonfinite == 0 && (other.nonfinite > 0 || other.worst_ulp > worst_ulp || values == 0);
+  const bool further =
+      nonfinite == 0 && other.differ && (!differ || other.nonfinite > 0 || other.worst_ulp > worst_ulp);
   if (further) note_worst(*this, other.worst_at, other.worst_found, other.worst_expected);
   values += other.values;
   same_fp32 += other.same_fp32;

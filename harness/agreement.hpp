@@ -16,7 +16,8 @@ struct Agreement {
   std::uint64_t same_bf16 = 0;  ///< equal after rounding to BF16
   std::uint64_t nonfinite = 0;  ///< NaN or infinite in either output; equal to nothing
   std::uint32_t worst_ulp = 0;  ///< largest distance in units of the last place of BF16, of finite values
-  std::size_t worst_at = 0;     ///< where: index of the first value that far off, or that is not finite
+  bool differ = false;          ///< whether any value is not equal to the bit; then
+  std::size_t worst_at = 0;     ///< index of the first value that is not finite, or else is that far off
   float worst_found = 0, worst_expected = 0;
   double abs_difference = 0, abs_expected = 0;  ///< sums
 

@@ -15,6 +15,7 @@ constexpr double kMostFidelity = 1e-3;           // of the quantisation error
 constexpr std::uint64_t kValuesOfACase = 10000;  // below, one value is more than a tenth of what the gate allows
 constexpr std::size_t kMostFaults = 20;          // that are printed
 constexpr std::size_t kNameWidth = 34;           // what 80 columns leave
+constexpr std::size_t kInstructionWidth = 54;
 
 /// "head 3, row 17, channel 5: 0.25, expected 0.5".
 std::string worst_place(const CaseFinding& found) {
@@ -29,26 +30,18 @@ std::string percent(double share) {
   return share == 1.0 ? "100" : fmt::format("{:.2f}", std::floor(share * 1e4) / 1e2);
 }
 
-/// Rows whose name is too long get a line for it alone.
-void add_row(Table& table, const std::string& name, std::vector<std::string> cells) {
-  const bool fits = name.size() <= kNameWidth;
-  if (!fits) {
-    std::vector<std::string> alone(cells.size() + 1);
-    // A table is as wide as its widest cell: a long name is broken at its commas and colon.
-    for (std::size_t begin = 0; begin < name.size();) {
-      auto end = name.size();
-      if (end - begin > kNameWidth) {
-        end = name.find_last_of(",:", begin + kNameWidth - 1);
-        end = end == std::string::npos || end < begin ? begin + kNameWidth : end + 1;
-      }
-      alone.front() = (begin > 0 ? "  " : "") + name.substr(begin, end - begin);
-      begin = end;
-      if (begin < name.size()) table.rows.push_back(alone);
-    }
-    cells.insert(cells.begin(), alone.front());
-  } else {
-    cells.insert(cells.begin(), name);
+/// A name of more than `width` characters is broken at its commas, colons and blanks, and takes several lines.
+void add_row(Table& table, std::string name, std::size_t width, std::vector<std::string> cells) {
+  const std::vector<std::string> blanks(cells.size());
+  while (name.size() > width) {
+    const auto mark = name.find_last_of(",: ", width - 1);
+    const auto end = mark == std::string::npos || mark < 2 ? width : mark + 1;
+    auto& line = table.rows.emplace_back(blanks);
+    line.insert(line.begin(), name.substr(0, end));
+    const auto next = name.find_first_not_of(' ', end);
+    name = next == std::string::npos ? "" : "  " + name.substr(next);
   }
+  cells.insert(cells.begin(), std::move(name));
   table.rows.push_back(std::move(cells));
 }
 
@@ -67,7 +60,7 @@ Table native_table(const Verification& verification) {
                "from the emulation."}};
   for (const auto& v : verification.variants) {
     if (v.engine != "native") continue;
-    add_row(table, v.variant,
+    add_row(table, v.variant, kNameWidth,
             {fmt::format("{}", v.cases), percent(v.agreement.share_bf16()), percent(v.agreement.share_fp32()),
              fmt::format("{}", v.agreement.worst_ulp), fmt::format("{:.1e}", v.quantisation.rel_l1()),
              fmt::format("{:.1e}", v.agreement.rel_l1())});
@@ -86,7 +79,7 @@ Table emulated_table(const Verification& verification) {
               {}};
   for (const auto& v : verification.variants) {
     if (v.engine != "emulated" || v.cases == 0) continue;
-    add_row(table, v.variant,
+    add_row(table, v.variant, kNameWidth,
             {fmt::format("{}", v.cases), fmt::format("{}", v.agreement.values), percent(v.agreement.share_fp32()),
              fmt::format("{}", v.other_counts)});
   }
@@ -99,7 +92,7 @@ Table accumulator_table(const Verification& verification) {
               {},
               {}};
   for (const auto& a : verification.accumulators) {
-    table.rows.push_back({a.instruction, fmt::format("{}", a.compared), fmt::format("{}", a.mismatches)});
+    add_row(table, a.instruction, kInstructionWidth, {fmt::format("{}", a.compared), fmt::format("{}", a.mismatches)});
   }
   return table;
 }

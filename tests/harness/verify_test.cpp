@@ -32,6 +32,19 @@ TEST(Agreement, CountsUnitsInTheLastPlaceOfBfloat16) {
   EXPECT_DOUBLE_EQ(a.rel_l1(), a.abs_difference / 5);
 }
 
+/// A difference that BF16 does not see is still said where it is.
+TEST(Agreement, NotesTheFirstDifference) {
+  const std::vector<float> expected(100, 1.0F);
+  auto found = expected;
+  EXPECT_FALSE(compare_outputs(found, expected).differ);
+  found[30] = found[60] = 1 + 0x1p-20F;
+  EXPECT_EQ(compare_outputs(found, expected).worst_at, 30U);
+  found[80] = 1 + kUlpAtOne;
+  EXPECT_EQ(compare_outputs(found, expected).worst_at, 80U);
+  found[90] = std::nanf("");
+  EXPECT_EQ(compare_outputs(found, expected).worst_at, 90U);
+}
+
 TEST(Agreement, NonFiniteEqualsNothing) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float inf = std::numeric_limits<float>::infinity();
@@ -128,7 +141,8 @@ TEST(Verify, TablesFitInEightyColumns) {
       v.variants.push_back(row);
     }
   }
-  v.accumulators.push_back({"wgmma m64n64k32 e4m3 x e4m3, FP32 accumulator", "group 32", "", 1000000, 0});
+  v.accumulators.push_back(
+      {"wgmma m64n64k32 e4m3 x e4m3, FP32 accumulator, A in registers", "group 32", "", 1000000000, 0});
   std::istringstream lines(verification_text(v));
   std::size_t count = 0;
   for (std::string line; std::getline(lines, line); ++count) {
