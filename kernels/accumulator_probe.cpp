@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "fmt/format.h"
-#include "fmt/ranges.h"
 #include "kernels/accumulator_probe_parts.hpp"
 #include "kernels/cuda_check.hpp"
 #include "kernels/device_buffer.hpp"
@@ -17,10 +16,6 @@ using probe::Instruction;
 
 constexpr int kTiles = 2048;
 constexpr std::uint64_t kResults = std::uint64_t{kTiles} * probe::kRows * probe::kCols;
-/// Part of them that other models are tried on.
-constexpr int kSearchTiles = 256;
-constexpr std::uint64_t kSearched = std::uint64_t{kSearchTiles} * probe::kRows * probe::kCols;
-
 struct Chip {
   Arch arch;
   int major, minor;
@@ -60,9 +55,8 @@ std::string describe(const WordModel& m) {
                               m.half ? std::string("to FP16") : fmt::format("OUT {}", m.out_fraction));
   constexpr const char* kUnpacking[] = {"", ", through FP16 and an FP32 sum", ", through FP16 and an FP16 sum",
                                         ", through FP16, rounded, and an FP16 sum", ", through FP16, chained from C"};
+  if (!m.half && m.least != kLeastSumExponent) s += fmt::format(" least {}", m.least);
   s += kUnpacking[static_cast<int>(m.unpacking)];
-  if (m.keep_subnormal_c) s += ", subnormal C not renormalised";
-  if (m.zeros_count) s += ", zero products count";
   return s;
 }
 
@@ -83,15 +77,15 @@ class Runner {
       const auto* const previous = done > 0 ? d_.data() : nullptr;
       probe::fill_tiles(tiles_.data(), c_.data(), previous, kTiles, what, model, step, stream);
       what.run(tiles_.data(), c_.data(), d_.data(), kTiles, stream);
-      probe::judge(tiles_.data(), c_.data(), d_.data(), kTiles, what, model, step, findings_.data(), stream);
+      probe::judge(tiles_.data(), c_.data(), d_.data(), kTiles, what, model, findings_.data(), stream);
     }
     return findings_.download().front();
   }
 
-  /// How many of the last results a model misses, of `kSearched`.
+  /// How many of the last results a model misses.
   std::uint64_t mismatches_of_last(const Instruction& what, const WordModel& model) {
     findings_.zero();
-    probe::judge(tiles_.data(), c_.data(), d_.data(), kSearchTiles, what, model, 0, findings_.data(), stream_.get());
+    probe::judge(tiles_.data(), c_.data(), d_.data(), kTiles, what, model, findings_.data(), stream_.get());
     return findings_.download().front().mismatches;
   }
 
@@ -115,38 +109,25 @@ std::string describe(const probe::Mismatch& m, const Instruction& what) {
                      digits, words(m.a), words(m.b));
 }
 
-/// Other parameters, best first, with the number of results in which they differ.
-std::vector<std::string> search(Runner& runner, const Instruction& what, const WordModel& base) {
-  struct Candidate {
-    std::uint64_t mismatches;
-    WordModel model;
+/// Models one step away from a model.
+std::vector<WordModel> near(const WordModel& model, const Instruction& what) {
+  std::vector<WordModel> all;
+  const auto changed = [&](int WordModel::*parameter, int value) {
+    all.push_back(model);
+    all.back().*parameter = value;
   };
-  std::vector<Candidate> all;
-  std::vector<Unpacking> unpackings{Unpacking::none};
-  if (base.unpacking != Unpacking::none) {
-    unpackings = {Unpacking::fp32_sum};
-    if (what.half) unpackings = {Unpacking::fp32_sum, Unpacking::half_sum, Unpacking::late_half, Unpacking::half_chain};
+  changed(&WordModel::group, model.group / 2);
+  changed(&WordModel::fraction, model.fraction - 1);
+  changed(&WordModel::fraction, model.fraction + 1);
+  if (!what.half) {
+    changed(&WordModel::out_fraction, model.out_fraction - 1);
+    if (model.out_fraction < 23) changed(&WordModel::out_fraction, model.out_fraction + 1);
   }
-  const std::vector<int> outs = what.half ? std::vector<int>{23} : std::vector<int>{13, 14, 22, 23};
-  const int depth = probe::kBytes * 8 / what.a.bits();
-  for (const auto unpacking : unpackings) {
-    for (int group = 4; group <= depth; group *= 2) {
-      for (int fraction = 11; fraction <= 30; ++fraction) {
-        for (const int out : outs) {
-          for (int flags = 0; flags < 4; ++flags) {
-            const WordModel m{group, fraction, out, what.half, unpacking, (flags & 1) != 0, (flags & 2) != 0};
-            all.push_back({runner.mismatches_of_last(what, m), m});
-          }
-        }
-      }
-    }
+  if (what.a.exponent_bits == kBf16Word.exponent_bits) {
+    changed(&WordModel::least, model.least - 1);
+    changed(&WordModel::least, model.least + 1);
   }
-  std::stable_sort(all.begin(), all.end(), [](const auto& x, const auto& y) { return x.mismatches < y.mismatches; });
-  std::vector<std::string> best;
-  for (std::size_t i = 0; i < std::min<std::size_t>(all.size(), 6); ++i) {
-    best.push_back(fmt::format("{}: {} of {} differ", describe(all[i].model), all[i].mismatches, kSearched));
-  }
-  return best;
+  return all;
 }
 
 }  // namespace
@@ -174,13 +155,11 @@ std::vector<AccumulatorProbe> probe_accumulators(std::uint64_t count, std::uint6
     p.model = describe(model);
     p.compared = (count + kResults - 1) / kResults * kResults;
     p.mismatches = found.mismatches;
-    p.zero_signs = found.zero_signs;
-    if (found.mismatches > 0) {
-      for (std::uint32_t i = 0; i < std::min<std::uint32_t>(found.kept, probe::kKept); ++i) {
-        p.first_mismatch += (i > 0 ? "\n" : "") + describe(found.first[i], *what);
-      }
-      p.first_mismatch += fmt::format("\nby the way C was made: {}", fmt::join(found.by_style, " "));
-      p.fits = search(runner, *what, model);
+    for (std::uint32_t i = 0; i < std::min<std::uint32_t>(found.kept, probe::kKept); ++i) {
+      p.first_mismatch += (i > 0 ? "\n" : "") + describe(found.first[i], *what);
+    }
+    for (const auto& other : near(model, *what)) {
+      p.near.push_back({describe(other), kResults, runner.mismatches_of_last(*what, other)});
     }
     out.push_back(std::move(p));
   }

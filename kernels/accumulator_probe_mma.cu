@@ -30,6 +30,7 @@ namespace {
 SAGE2_PROBE_MMA(Fp16, "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32");
 SAGE2_PROBE_MMA(Bf16, "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32");
 SAGE2_PROBE_MMA_HALF(Fp16Half, "mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16");
+#if CUDART_VERSION >= 12080
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 890
 SAGE2_PROBE_MMA(E4m3, "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32");
 SAGE2_PROBE_MMA(E5m2, "mma.sync.aligned.m16n8k32.row.col.f32.e5m2.e5m2.f32");
@@ -42,6 +43,7 @@ SAGE2_PROBE_MMA(E5m2, "// ");
 SAGE2_PROBE_MMA(E4m3E5m2, "// ");
 SAGE2_PROBE_MMA_HALF(E4m3Half, "// ");
 SAGE2_PROBE_MMA_HALF(E5m2Half, "// ");
+#endif
 #endif
 
 __device__ std::uint32_t register_at(const std::uint8_t* matrix, int row, int byte) {
@@ -93,6 +95,9 @@ std::span<const Instruction> mma_instructions() {
 }
 
 std::span<const Instruction> fp8_mma_instructions() {
+#if CUDART_VERSION < 12080  // FP8 with FP16 accumulators is PTX of CUDA 12.8
+  return {};
+#else
   static const std::array<Instruction, 5> all{
       {{"mma m16n8k32 e4m3 x e4m3, FP32 accumulator", kE4m3Word, kE4m3Word, false, launch<E4m3>},
        {"mma m16n8k32 e5m2 x e5m2, FP32 accumulator", kE5m2Word, kE5m2Word, false, launch<E5m2>},
@@ -100,6 +105,7 @@ std::span<const Instruction> fp8_mma_instructions() {
        {"mma m16n8k32 e4m3 x e4m3, FP16 accumulator", kE4m3Word, kE4m3Word, true, launch<E4m3Half>},
        {"mma m16n8k32 e5m2 x e5m2, FP16 accumulator", kE5m2Word, kE5m2Word, true, launch<E5m2Half>}}};
   return all;
+#endif
 }
 
 }  // namespace sage2::cuda::probe

@@ -48,11 +48,10 @@ struct Mismatch {
   std::uint32_t c, hardware, model;
   std::uint16_t a[32], b[32];
 };
-inline constexpr int kKept = 4, kStyles = 8;
+inline constexpr int kKept = 4;
 /// What one kind's comparisons found, in device memory.
 struct Findings {
-  unsigned long long mismatches, zero_signs;
-  unsigned long long by_style[kStyles];  ///< mismatches by the way C was made
+  unsigned long long mismatches;
   unsigned int kept;
   Mismatch first[kKept];
 };
@@ -62,7 +61,7 @@ struct Findings {
 void fill_tiles(Tile* tiles, Sums* c, const Sums* previous, int count, const Instruction& what, const WordModel& model,
                 std::uint64_t seed, cudaStream_t stream);
 void judge(const Tile* tiles, const Sums* c, const Sums* d, int count, const Instruction& what, const WordModel& model,
-           std::uint64_t seed, Findings* findings, cudaStream_t stream);
+           Findings* findings, cudaStream_t stream);
 
 /// The rounded sum of two FP32 numbers given as bits.
 SAGE2_HOST_DEVICE inline std::uint32_t add_fp32_bits(std::uint32_t x, std::uint32_t y) {

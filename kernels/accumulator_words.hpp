@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "reference/accumulator.hpp"
 #include "reference/host_device.hpp"
 
 /// The accumulator model of docs/numerics.md on bit patterns, in plain 64-bit integers: slow, and written apart from
@@ -34,14 +35,12 @@ enum class Unpacking : std::uint8_t {
   half_chain,  ///< FP16 accumulators that start from C
 };
 
-/// Parameters of the model: see AccumulatorModel. The last three are alternatives that a probe tries when the model as
-/// published does not fit.
+/// Parameters of the model: see AccumulatorModel.
 struct WordModel {
   int group = 0, fraction = 0, out_fraction = 0;
   bool half = false;
   Unpacking unpacking = Unpacking::none;
-  bool keep_subnormal_c = false;  ///< a subnormal C enters with its format's least exponent
-  bool zeros_count = false;       ///< products that are zero take part in the largest exponent
+  int least = kLeastSumExponent;  ///< E is at least this with FP32 accumulators
 };
 
 /// value = mantissa 2^(exponent - mantissa_bits), with the exponent that the hardware sees.
@@ -79,21 +78,24 @@ namespace words {
   return x < 0 ? -cut : cut;
 }
 
-/// Bits of `x 2^unit` in FP32, truncated toward zero to `fraction` fraction bits.
+/// Bits of `x 2^unit` in FP32, truncated toward zero to `fraction` fraction bits. What becomes zero loses its sign.
 [[nodiscard]] SAGE2_HOST_DEVICE constexpr std::uint32_t to_fp32_truncated(std::int64_t x, int unit, int fraction) {
-  if (x == 0) return 0;
   const std::uint32_t sign = x < 0 ? 0x80000000U : 0U;
   std::uint64_t m = magnitude(x);
+  if (m == 0) return 0;
   const int top = top_bit(m);
   if (top > fraction) m = shifted(shifted(m, fraction - top), top - fraction);
   const int exponent = top + unit;
   if (exponent > 127) return sign | 0x7F800000U;
-  if (exponent < -126) return sign | static_cast<std::uint32_t>(shifted(m, unit + 149));
+  if (exponent < -126) {
+    const auto tiny = static_cast<std::uint32_t>(shifted(m, unit + 149));
+    return tiny == 0 ? 0 : sign | tiny;
+  }
   const auto significand = static_cast<std::uint32_t>(shifted(m, 23 - top));
   return sign | (static_cast<std::uint32_t>(exponent + 127) << 23U) | (significand & 0x7FFFFFU);
 }
 
-/// Bits of `x 2^unit` in FP16, rounded to nearest even; infinity from 65520 up.
+/// Bits of `x 2^unit` in FP16, rounded to nearest even; infinity from 65520 up, zero without a sign.
 [[nodiscard]] SAGE2_HOST_DEVICE constexpr std::uint32_t to_fp16_rounded(std::int64_t x, int unit) {
   if (x == 0) return 0;
   const std::uint32_t sign = x < 0 ? 0x8000U : 0U;
@@ -102,7 +104,7 @@ namespace words {
   if (lead > 16) return sign | 0x7C00U;
   const int exponent = lead > -14 ? lead : -14;
   const int drop = exponent - 10 - unit;  // bits of the sum below FP16's last one
-  if (drop > 62) return sign;
+  if (drop > 62) return 0;
   std::uint64_t kept = shifted(m, -drop);
   if (drop > 0) {
     const std::uint64_t rest = m - (kept << drop);
@@ -111,6 +113,7 @@ namespace words {
   }
   // The hidden bit of `kept`, and a carry out of it, add to the exponent field.
   const auto bits = static_cast<std::uint32_t>(kept) + (static_cast<std::uint32_t>(exponent + 14) << 10U);
+  if (bits == 0) return 0;
   return sign | (bits >= 0x7C00U ? 0x7C00U : bits);
 }
 
@@ -123,21 +126,17 @@ namespace words {
   for (int first = 0; first < depth; first += model.group) {
     const int last = first + model.group < depth ? first + model.group : depth;
     const Unpacked uc = unpack(fc, c);
-    int e = kNone;
-    if (uc.mantissa != 0) {
-      const int lead = top_bit(magnitude(uc.mantissa)) - fc.mantissa_bits + uc.exponent;
-      e = model.keep_subnormal_c ? uc.exponent : lead;
-    }
+    int e = uc.mantissa != 0 ? uc.exponent : kNone;
     for (int k = first; k < last; ++k) {
       const Unpacked ua = unpack(fa, a[k]);
       const Unpacked ub = unpack(fb, b[k]);
-      const bool counts = model.zeros_count || (ua.mantissa != 0 && ub.mantissa != 0);
-      if (counts && ua.exponent + ub.exponent > e) e = ua.exponent + ub.exponent;
+      if (ua.mantissa != 0 && ub.mantissa != 0 && ua.exponent + ub.exponent > e) e = ua.exponent + ub.exponent;
     }
     if (e == kNone) {
       c = 0;
       continue;
     }
+    if (!model.half && e < model.least) e = model.least;
     // Everything in units of 2^(e - fraction).
     const int unit = e - model.fraction;
     std::int64_t sum = shifted_toward_zero(uc.mantissa, uc.exponent - fc.mantissa_bits - unit);

@@ -12,22 +12,20 @@
 
 /// Attention on Hopper: INT8 or E4M3 codes of Q and K, E4M3 P and V (docs/kernels.md).
 ///
-/// One producer warp brings tiles with bulk copies into a ring; each consumer warpgroup owns 64 query rows. A consumer
-/// issues Q K^T of the next key tile and P V of this one together and turns scores into P while the latter runs:
-/// tensor cores and exponentials overlap within a warpgroup as well as between warpgroups. Blocks stay on their
+/// One producer warp brings tiles with bulk copies into a ring; each consumer warpgroup owns 64 query rows. Warpgroups
+/// take turns at the tensor cores: while one multiplies, the others turn scores into P. Blocks stay on their
 /// multiprocessor and take the next piece of work from a counter.
 namespace sage2::cuda::sm90 {
 
 /// How a kernel uses its registers; measured, see docs/performance.md.
-template <int kConsumers_, bool kOverlap_, bool kPingPong_ = false>
+template <int kConsumers_, bool kOverlap_, bool kTurns_ = true>
 struct Schedule {
   static constexpr int kConsumers = kConsumers_;  ///< warpgroups of 64 query rows
-  static constexpr bool kOverlap = kOverlap_;     ///< scores of the next tile run beside P V of this one
-  static constexpr bool kPingPong = kPingPong_;   ///< warpgroups issue their products in turn
+  static constexpr bool kOverlap = kOverlap_;     ///< P V of a tile and the scores of the next are issued together
+  static constexpr bool kTurns = kTurns_;         ///< warpgroups issue their products in turn
 };
 template <int kDim>
-using DefaultSchedule = std::conditional_t<kDim == 64, Schedule<3, false>,
-                                           std::conditional_t<kDim == 128, Schedule<2, true>, Schedule<2, false>>>;
+using DefaultSchedule = std::conditional_t<kDim == 256, Schedule<2, false>, Schedule<3, false>>;
 
 /// What the compiler must know. Everything else (masks, smooth V, GQA, output type) is decided at run time.
 template <int kDim_, bool kInt_, bool kSmoothQ_, bool kTwoLevel_, class Exp_, class Schedule_ = DefaultSchedule<kDim_>>
@@ -40,7 +38,7 @@ struct Config {
 
   static constexpr int kConsumers = Schedule_::kConsumers;
   static constexpr bool kOverlap = Schedule_::kOverlap;
-  static constexpr bool kPingPong = Schedule_::kPingPong;
+  static constexpr bool kTurns = Schedule_::kTurns;
   static constexpr int kThreads = (kConsumers + 1) * 128;
   static constexpr int kConsumerRegisters = kConsumers == 4 ? 120 : (kConsumers == 3 ? 160 : 240);
   static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;

@@ -127,7 +127,7 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
   RingPosition<C::kStages> k_at, v_at;
   RingPosition<2> work_at_;
   std::uint32_t q_parity = 0;
-  if constexpr (C::kPingPong) {
+  if constexpr (C::kTurns) {
     if (group == C::kConsumers - 1) named_arrive(1, 256);
   }
 
@@ -162,11 +162,16 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
       q_parity ^= 1;
 
       Acc acc[64];
-      float x[64];
       std::uint32_t packed[16];
       float fresh[kRegs];  // O_tile
       float alpha[2];
 
+      const auto scores = [&] {
+        hold(acc);
+        wgmma_fence();
+        issue_scores<C>(acc, s.q[group], s.k[k_at.stage]);
+        wgmma_commit();
+      };
       const auto softmax = [&]<bool kMasked>(int tile) {
         int seen[2] = {0, 0};
         if constexpr (kMasked) {
@@ -178,139 +183,103 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
           }
         }
         const float* const delta = s.delta[C::kSmoothQ ? k_at.stage : 0][C::kSmoothQ ? group : 0];
-        softmax_tile<C, kMasked>(acc, x, q_scale, s.k_scale[k_at.stage][lane.t], delta, p.p_offset, seen, rows, alpha,
+        softmax_tile<C, kMasked>(acc, q_scale, s.k_scale[k_at.stage][lane.t], delta, p.p_offset, seen, rows, alpha,
                                  packed);
+        release(s.k_empty[k_at.stage]);
+        k_at.advance();
       };
-
+      // O = alpha O + P V for one part of the columns: issued, and taken over when it is done.
+      const auto issue_part = [&](int part) {
+        if constexpr (C::kTwoLevel) {
+          hold(fresh);
+          wgmma_fence();
+          issue_values<C>(fresh, packed, s.v[v_at.stage], part * C::kVColumns, false);
+        } else {
+#pragma unroll
+          for (int i = 0; i < kRegs; ++i) out.o[part][i] = out.o[part][i] * alpha[i % 4 / 2];
+          hold(out.o[part]);
+          wgmma_fence();
+          issue_values<C>(out.o[part], packed, s.v[v_at.stage], part * C::kVColumns, true);
+        }
+        wgmma_commit();
+      };
+      const auto take_part = [&](int part) {
+        if constexpr (C::kTwoLevel) {
+          hold(fresh);
+          // Rescaling and promotion to FP32 are one instruction.
+#pragma unroll
+          for (int i = 0; i < kRegs; ++i) out.o[part][i] = fmaf(out.o[part][i], alpha[i % 4 / 2], fresh[i]);
+        } else {
+          hold(out.o[part]);
+        }
+      };
+      // Warpgroups take turns with their products: left alone they all fall into step, and tensor cores and
+      // exponentials would run one after the other instead of side by side.
+      const auto begin_turn = [&] {
+        if constexpr (C::kTurns) named_sync(1 + group, 256);
+      };
+      const auto end_turn = [&] {
+        if constexpr (C::kTurns) named_arrive(1 + (group + 1) % C::kConsumers, 256);
+      };
       if constexpr (C::kOverlap) {
         static_assert(kParts == 1);
-        const auto pack_all = [&] {
-#pragma unroll
-          for (int i = 0; i < 8; ++i) pack_keys(i, x, packed);
+        const auto step = [&]<bool kMasked, bool kMore>(int tile) {
+          softmax.template operator()<kMasked>(tile);
+          s.v_full[v_at.stage].wait(v_at.parity);
+          if constexpr (kMore) s.k_full[k_at.stage].wait(k_at.parity);
+          begin_turn();
+          issue_part(0);
+          if constexpr (kMore) {
+            scores();
+            end_turn();
+            wgmma_wait<1>();
+          } else {
+            end_turn();
+            wgmma_wait<0>();
+          }
+          take_part(0);
+          release(s.v_empty[v_at.stage]);
+          v_at.advance();
+          if constexpr (kMore) {
+            wgmma_wait<0>();
+            hold(acc);
+            if (tile + 2 == w.tiles) release(s.q_empty[group]);
+          }
         };
-        // Scores of the first tile; from then on the scores of a tile and the output of the one before are issued
-        // together.
         s.k_full[k_at.stage].wait(k_at.parity);
-        hold(acc);
-        wgmma_fence();
-        issue_scores<C>(acc, s.q[group], s.k[k_at.stage]);
-        wgmma_commit();
+        scores();
         wgmma_wait<0>();
         hold(acc);
         if (w.tiles == 1) release(s.q_empty[group]);
-        if (whole > 0) {
-          softmax.template operator()<false>(0);
-        } else {
-          softmax.template operator()<true>(0);
-        }
-        release(s.k_empty[k_at.stage]);
-        k_at.advance();
-        pack_all();
-
-        const auto values = [&] {
-          if constexpr (C::kTwoLevel) {
-            hold(fresh);
-            issue_values<C>(fresh, packed, s.v[v_at.stage], 0, false);
-          } else {
-            hold(out.o[0]);
-            issue_values<C>(out.o[0], packed, s.v[v_at.stage], 0, true);
-          }
-          wgmma_commit();
-        };
-        const auto promote = [&](const float(&scale)[2]) {
-          if constexpr (C::kTwoLevel) {
-            hold(fresh);
-            // Rescaling and promotion to FP32 are one instruction.
-#pragma unroll
-            for (int i = 0; i < kRegs; ++i) out.o[0][i] = fmaf(out.o[0][i], scale[i % 4 / 2], fresh[i]);
-          } else {
-            hold(out.o[0]);
-          }
-        };
-        const auto step = [&]<bool kMasked>(int tile) {
-          s.k_full[k_at.stage].wait(k_at.parity);
-          if constexpr (C::kPingPong) named_sync(1 + group, 256);
-          hold(acc);
-          wgmma_fence();
-          issue_scores<C>(acc, s.q[group], s.k[k_at.stage]);
-          wgmma_commit();
-          s.v_full[v_at.stage].wait(v_at.parity);
-          values();
-          if constexpr (C::kPingPong) named_arrive(1 + (group + 1) % C::kConsumers, 256);
-          wgmma_wait<1>();
-          hold(acc);
-          if (tile == w.tiles - 1) release(s.q_empty[group]);
-          const float before[2] = {alpha[0], alpha[1]};
-          softmax.template operator()<kMasked>(tile);
-          release(s.k_empty[k_at.stage]);
-          k_at.advance();
-          wgmma_wait<0>();
-          promote(before);
-          release(s.v_empty[v_at.stage]);
-          v_at.advance();
-          if constexpr (!C::kTwoLevel) {
-#pragma unroll
-            for (int i = 0; i < kRegs; ++i) out.o[0][i] = out.o[0][i] * alpha[i % 4 / 2];
-          }
-          pack_all();
-        };
-        int tile = 1;
-        for (; tile < whole; ++tile) step.template operator()<false>(tile);
-        for (; tile < w.tiles; ++tile) step.template operator()<true>(tile);
-
-        s.v_full[v_at.stage].wait(v_at.parity);
-        wgmma_fence();
-        values();
-        wgmma_wait<0>();
-        promote(alpha);
-        release(s.v_empty[v_at.stage]);
-        v_at.advance();
+        int tile = 0;
+        for (; tile < min(whole, w.tiles - 1); ++tile) step.template operator()<false, true>(tile);
+        for (; tile < w.tiles - 1; ++tile) step.template operator()<true, true>(tile);
+        step.template operator()<true, false>(tile);
       } else {
-        // One product follows the other and needs fewer registers (with head dim 256, O alone takes half of them);
-        // other warpgroups fill the gaps.
         const auto step = [&]<bool kMasked>(int tile) {
           s.k_full[k_at.stage].wait(k_at.parity);
-          hold(acc);
-          wgmma_fence();
-          issue_scores<C>(acc, s.q[group], s.k[k_at.stage]);
-          wgmma_commit();
+          scores();
+          end_turn();
           wgmma_wait<0>();
           hold(acc);
           if (tile == w.tiles - 1) release(s.q_empty[group]);
           softmax.template operator()<kMasked>(tile);
-          release(s.k_empty[k_at.stage]);
-          k_at.advance();
           s.v_full[v_at.stage].wait(v_at.parity);
+          begin_turn();
 #pragma unroll
           for (int part = 0; part < kParts; ++part) {
-            if constexpr (C::kTwoLevel) {
-              hold(fresh);
-              wgmma_fence();
-              issue_values<C>(fresh, packed, s.v[v_at.stage], part * C::kVColumns, false);
-              wgmma_commit();
-              wgmma_wait<0>();
-              hold(fresh);
-#pragma unroll
-              for (int i = 0; i < kRegs; ++i) {
-                out.o[part][i] = fmaf(out.o[part][i], alpha[i % 4 / 2], fresh[i]);
-              }
-            } else {
-#pragma unroll
-              for (int i = 0; i < kRegs; ++i) out.o[part][i] = out.o[part][i] * alpha[i % 4 / 2];
-              hold(out.o[part]);
-              wgmma_fence();
-              issue_values<C>(out.o[part], packed, s.v[v_at.stage], part * C::kVColumns, true);
-              wgmma_commit();
-              wgmma_wait<0>();
-              hold(out.o[part]);
-            }
+            issue_part(part);
+            wgmma_wait<0>();
+            take_part(part);
           }
           release(s.v_empty[v_at.stage]);
           v_at.advance();
         };
+        begin_turn();
         int tile = 0;
         for (; tile < whole; ++tile) step.template operator()<false>(tile);
         for (; tile < w.tiles; ++tile) step.template operator()<true>(tile);
+        end_turn();
       }
     }
     finish<C>(p, w, first_row, lane, kv, out, rows);

@@ -27,11 +27,13 @@ template <int kDim>
 union JobShared {
   RowsShared<kDim> rows;
   ValuesShared<kDim> values;
+  DeltaShared<kDim> delta;
   __device__ JobShared() {}
 };
 
 template <int kDim, class T>
-__global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(const __grid_constant__ PrepareParams p) {
+__global__ void __launch_bounds__(kPrepareThreads, kDim == 256 ? 2 : 3)
+    prepare_kernel(const __grid_constant__ PrepareParams p) {
   extern __shared__ __align__(16) std::uint8_t raw[];
   auto& s = *reinterpret_cast<JobShared<kDim>*>(raw);
   __shared__ int ticket;
@@ -95,7 +97,7 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(const __grid_c
     quantize_rows<kDim, T, false>(p, s.rows, head, job * kTileKeys, mean);
     if (p.options.smooth_q) {
       await(progress.q_done + head, jobs.q_blocks);
-      delta_scores<kDim, T>(p, head, job);
+      delta_scores<kDim, T>(p, s.delta, head, job);
     }
     return;
   }
@@ -140,6 +142,8 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   const JobCounts jobs = job_counts(p);
   p.lag = std::min(p.kv_count, 1 + 600 / (jobs.early() + jobs.late()));
   p.sm_scale = problem.sm_scale;
+  p.is_causal = problem.is_causal ? 1 : 0;
+  p.causal_shift = static_cast<int>(problem.causal_shift());
   p.dtype = problem.q.dtype;
   p.top = format_top(options.qk);
   return p;

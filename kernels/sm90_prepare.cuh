@@ -24,6 +24,7 @@ struct PrepareParams {
   int q_tiles, k_tiles, q_blocks, chunks;  ///< chunks: statistics jobs of a head
   int lag;                                 ///< heads between the first and the second look at K and V
   float sm_scale;
+  int is_causal, causal_shift;
   DType dtype;
   float top;  ///< largest code of Q and K
 };

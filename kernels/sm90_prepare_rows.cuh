@@ -14,6 +14,7 @@ struct RowsShared {
   float mean[kDim];
   float row_max[kJobRows];
   float row_scale[kJobRows];
+  float row_inverse[kJobRows];
 };
 
 /// Sums of each channel over the rows a block holds, into s.sums[0]; the order is fixed.
@@ -30,23 +31,43 @@ __device__ __forceinline__ void add_up(RowsShared<kDim>& s, const double (&sum)[
   __syncthreads();
 }
 
-/// Eight codes of one row.
-__device__ __forceinline__ uint2 encode(const float (&x)[8], float scale, bool half_away, float top, bool e4m3) {
-  float y[8];
+/// Eight codes of one row: x / scale, an IEEE division, rounded. Multiplying by the inverse is off by less than 2^-23
+/// of the quotient, so it decides every rounding but those within 1e-4 of a tie; only there the division is done.
+__device__ __forceinline__ uint2 encode(const float (&x)[8], float scale, float inverse, bool half_away, float top,
+                                        bool e4m3) {
+  constexpr float kMagic = 12582912.0F;  // 1.5 x 2^23: adding it leaves the nearest integer in the low bits
+  float shifted[8];
+  float from_integer = 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const float quotient = x[i] / scale;
-    const float rounded = half_away ? truncf(quotient + copysignf(0.5F, quotient)) : rintf(quotient);
-    y[i] = fminf(fmaxf(rounded, -top), top);
+    const float y = x[i] * inverse;
+    shifted[i] = y + kMagic;
+    from_integer = fmaxf(from_integer, fabsf(y - (shifted[i] - kMagic)));
+  }
+  if (from_integer > 0.5F - 1e-4F) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float quotient = x[i] / scale;
+      const float rounded = half_away ? truncf(quotient + copysignf(0.5F, quotient)) : rintf(quotient);
+      shifted[i] = fminf(fmaxf(rounded, -top), top) + kMagic;
+    }
   }
   uint2 out;
   if (e4m3) {
-    out.x = e4m3_pair(y[0], y[1]) | static_cast<unsigned>(e4m3_pair(y[2], y[3])) << 16;
-    out.y = e4m3_pair(y[4], y[5]) | static_cast<unsigned>(e4m3_pair(y[6], y[7])) << 16;
+    const auto pair = [&](int i) {
+      return static_cast<unsigned>(e4m3_pair(shifted[i] - kMagic, shifted[i + 1] - kMagic));
+    };
+    out.x = pair(0) | pair(2) << 16;
+    out.y = pair(4) | pair(6) << 16;
   } else {
-    const auto byte = [&](int i) { return static_cast<unsigned>(static_cast<int>(y[i])) & 0xFF; };
-    out.x = byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24;
-    out.y = byte(4) | byte(5) << 8 | byte(6) << 16 | byte(7) << 24;
+    // The low byte of the shifted number is the code in two's complement.
+    const auto four = [&](int i) {
+      const unsigned a = __byte_perm(__float_as_uint(shifted[i]), __float_as_uint(shifted[i + 1]), 0x0040);
+      const unsigned b = __byte_perm(__float_as_uint(shifted[i + 2]), __float_as_uint(shifted[i + 3]), 0x0040);
+      return __byte_perm(a, b, 0x5410);
+    };
+    out.x = four(0);
+    out.y = four(4);
   }
   return out;
 }
@@ -143,7 +164,10 @@ __device__ void quantize_rows(const PrepareParams& p, RowsShared<kDim>& s, std::
     }
     const float scale = half_away ? amax / p.top + 1e-7F : fmaxf(1e-7F, amax) / p.top;
     for (int k = 0; k < g.count; ++k) {
-      for (int j = 0; j < g.width; ++j) s.row_scale[g.first + g.step * k + j] = scale;
+      for (int j = 0; j < g.width; ++j) {
+        s.row_scale[g.first + g.step * k + j] = scale;
+        s.row_inverse[g.first + g.step * k + j] = 1.0F / scale;
+      }
     }
     if constexpr (!kIsQ) {
       float* const to = part<float>(p, p.at.k_scale) + (head * p.k_tiles + first / kTileKeys) * 4;
@@ -167,7 +191,7 @@ __device__ void quantize_rows(const PrepareParams& p, RowsShared<kDim>& s, std::
     float x[8];
     smoothed(pass, x);
     const int row = pass * kRows + lane_row;
-    const uint2 codes = encode(x, s.row_scale[row], half_away, p.top, p.options.e4m3_codes);
+    const uint2 codes = encode(x, s.row_scale[row], s.row_inverse[row], half_away, p.top, p.options.e4m3_codes);
     constexpr int kTile = kIsQ ? kTileRows : kTileKeys;
     const int tile = (first + row) / kTile;
     if (kIsQ && tile >= p.q_tiles) continue;

@@ -77,14 +77,15 @@ __device__ __forceinline__ void pack_keys(int i, const float (&p)[64], std::uint
   out[2 * i + 1] = pack_e4m3(p[8 * i + 2], p[8 * i + 3], p[8 * i + 6], p[8 * i + 7]);
 }
 
-/// From products of codes to P, in x, and unless a product is still reading `packed` to its codes there. seen[r]: how
+/// From products of codes to codes of P. seen[r]: how
 /// many columns of the tile row r sees, less 2t (only where kMasked). alpha[r]: the factor from the old maximum to the
 /// new one.
 template <class C, bool kMasked, class Acc>
-__device__ __forceinline__ void softmax_tile(const Acc (&acc)[64], float (&x)[64], const float (&q_scale)[2],
-                                             float k_scale, const float* delta, float offset, const int (&seen)[2],
-                                             Rows& rows, float (&alpha)[2], std::uint32_t (&packed)[16]) {
+__device__ __forceinline__ void softmax_tile(const Acc (&acc)[64], const float (&q_scale)[2], float k_scale,
+                                             const float* delta, float offset, const int (&seen)[2], Rows& rows,
+                                             float (&alpha)[2], std::uint32_t (&packed)[16]) {
   using Exp = typename C::Exp;
+  float x[64];
   const float f[2] = {q_scale[0] * k_scale, q_scale[1] * k_scale};
   float largest[2] = {kNoScore, kNoScore};
   const auto visible = [&](int i) { return i / 4 * 8 + i % 2 < seen[i % 4 / 2]; };
@@ -124,7 +125,12 @@ __device__ __forceinline__ void softmax_tile(const Acc (&acc)[64], float (&x)[64
 
   const auto element = [&]<int kIndex>() {
     constexpr int r = kIndex % 4 / 2;
-    const float e = C::kSmoothQ ? x[kIndex] - rows.m[r] : fmaf(static_cast<float>(acc[kIndex]), f[r], -rows.m[r]);
+    float e;
+    if constexpr (C::kSmoothQ) {
+      e = x[kIndex] - rows.m[r];
+    } else {
+      e = fmaf(static_cast<float>(acc[kIndex]), f[r], -rows.m[r]);
+    }
     float y = Exp::template exp2<kIndex / 2>(e);
     if constexpr (kMasked) y = visible(kIndex) ? y : 0.0F;
     if constexpr (Exp::kAccurate) {
@@ -135,7 +141,7 @@ __device__ __forceinline__ void softmax_tile(const Acc (&acc)[64], float (&x)[64
     }
     rows.l[r] += y;
     x[kIndex] = y;
-    if constexpr (!C::kOverlap && kIndex % 8 == 7) pack_keys(kIndex / 8, x, packed);
+    if constexpr (kIndex % 8 == 7) pack_keys(kIndex / 8, x, packed);
   };
   [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) {
     (element.template operator()<kIndex>(), ...);
