@@ -14,10 +14,10 @@ int exponent_of(float x, int least) {
   return std::max(std::ilogb(x), least);
 }
 
-/// Toward zero, to `bits` fraction bits of the value's own exponent.
+/// Toward zero, to `bits` fraction bits of the value's own exponent, or to FP32's smallest number.
 double truncate_to(double x, int bits) {
   if (x == 0) return 0;
-  const int shift = bits - std::ilogb(x);
+  const int shift = std::min(bits - std::ilogb(x), 149);
   return std::ldexp(std::trunc(std::ldexp(x, shift)), -shift);
 }
 
@@ -62,11 +62,13 @@ AccumulatorModel accumulator_model(Arch arch, Format a, Format b, bool half) {
 float accumulate_group(const AccumulatorModel& model, float c, std::span<const float> a, int least_a,
                        std::span<const float> b, int least_b) {
   if (!std::isfinite(c)) return c;
-  int e = c == 0 ? INT_MIN : std::ilogb(c);
+  // A subnormal C enters as it is, with the least exponent of its format.
+  int e = c == 0 ? INT_MIN : exponent_of(c, model.half ? -14 : -126);
   for (std::size_t i = 0; i < a.size(); ++i) {
     if (a[i] != 0 && b[i] != 0) e = std::max(e, exponent_of(a[i], least_a) + exponent_of(b[i], least_b));
   }
   if (e == INT_MIN) return 0;
+  if (!model.half) e = std::max(e, kLeastSumExponent);
   // In units of 2^(e - fraction) every truncated term is an integer below 2^28, so the sum is exact in double.
   const int shift = model.fraction - e;
   double sum = std::trunc(std::ldexp(static_cast<double>(c), shift));
@@ -74,7 +76,8 @@ float accumulate_group(const AccumulatorModel& model, float c, std::span<const f
     sum += std::trunc(std::ldexp(static_cast<double>(a[i]) * static_cast<double>(b[i]), shift));
   }
   sum = std::ldexp(sum, -shift);
-  return model.half ? round_double_to_fp16(sum) : static_cast<float>(truncate_to(sum, model.out_fraction));
+  const float out = model.half ? round_double_to_fp16(sum) : static_cast<float>(truncate_to(sum, model.out_fraction));
+  return out == 0 ? 0.0F : out;  // what becomes zero loses its sign
 }
 
 }  // namespace sage2

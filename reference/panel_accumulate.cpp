@@ -82,7 +82,9 @@ struct Narrow {
       }
       for (int h = 0; h < kHalves; ++h) {
         const Ints product = __builtin_convertvector(h == 0 ? low(largest) : high(largest), Ints);
-        const Ints own = ((as_ints(acc[j][h]) >> 23) & 0xFF) - 127;
+        Ints own = ((as_ints(acc[j][h]) >> 23) & 0xFF) - 127;
+        // A subnormal C enters with the least exponent of its format; that of FP32 is below every product.
+        if constexpr (kHalfOut) own = own > -127 ? larger(own, Ints{} - 14) : own;
         const Ints e = larger(larger(product, own), Ints{} + kLeastE);
         scale[j][h] = power_of_two(kFraction - e);
         unit[j][h] = power_of_two(e - kFraction);
@@ -241,7 +243,11 @@ void accumulate_wide(const AccumulatorModel& model, std::size_t depth, std::size
     float* const acc = c + j * kStrip;
     for (std::size_t k0 = 0; k0 < depth; k0 += group) {
       int largest[kStrip];
-      for (std::size_t r = 0; r < kStrip; ++r) largest[r] = acc[r] == 0 ? -300 : exponent(acc[r]);
+      for (std::size_t r = 0; r < kStrip; ++r) {
+        // A subnormal C enters with the least exponent of its format.
+        largest[r] = model.half ? -300 : kLeastSumExponent;
+        if (acc[r] != 0) largest[r] = std::max(exponent(acc[r]), model.half ? -14 : -126);
+      }
       for (std::size_t k = k0; k < k0 + group; ++k) {
         const float scalar = b.data[k * b.stride_k + j * b.stride_n];
         if (scalar == 0) continue;
