@@ -125,7 +125,12 @@ __device__ __forceinline__ void softmax_tile(const Acc (&acc)[64], const float (
 
   const auto element = [&]<int kIndex>() {
     constexpr int r = kIndex % 4 / 2;
-    const float e = C::kSmoothQ ? x[kIndex] - rows.m[r] : fmaf(static_cast<float>(acc[kIndex]), f[r], -rows.m[r]);
+    float e;
+    if constexpr (C::kSmoothQ) {
+      e = x[kIndex] - rows.m[r];
+    } else {
+      e = fmaf(static_cast<float>(acc[kIndex]), f[r], -rows.m[r]);
+    }
     float y = Exp::template exp2<kIndex / 2>(e);
     if constexpr (kMasked) y = visible(kIndex) ? y : 0.0F;
     if constexpr (Exp::kAccurate) {
