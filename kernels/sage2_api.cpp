@@ -97,8 +97,11 @@ void check_sizes(const sage2_args& a) {
     refuse(SAGE2_INVALID_ARGUMENT, "q_heads is {}, expected a multiple of kv_heads ({})", a.q_heads, a.kv_heads);
   }
   // Blocks of a launch and pieces of work are counted in 32 bits.
-  const double pieces = static_cast<double>(a.batch) * (static_cast<double>(a.q_heads) * (a.q_len / 8.0 + 1) +
-                                                        static_cast<double>(a.kv_heads) * (a.kv_len / 32.0 + 4));
+  const auto blocks = [](std::int64_t heads, std::int64_t tokens, double rows) {
+    return static_cast<double>(heads) * (static_cast<double>(tokens) / rows + 4);
+  };
+  const double pieces =
+      static_cast<double>(a.batch) * (blocks(a.q_heads, a.q_len, 8) + blocks(a.kv_heads, a.kv_len, 32));
   if (!(pieces < 2e9)) refuse(SAGE2_INVALID_ARGUMENT, "batch x heads x tokens is too large for one call");
 }
 
