@@ -16,6 +16,7 @@ using probe::Instruction;
 
 constexpr int kTiles = 2048;
 constexpr std::uint64_t kResults = std::uint64_t{kTiles} * probe::kRows * probe::kCols;
+
 struct Chip {
   Arch arch;
   int major, minor;
@@ -39,7 +40,7 @@ Format format_of(WordFormat f) {
 /// The model of docs/numerics.md for an instruction.
 WordModel documented_model(const Chip& chip, const Instruction& what, bool unpacked) {
   WordModel m;
-  if (unpacked) m.unpacking = what.half ? Unpacking::half_sum : Unpacking::fp32_sum;
+  m.through_fp16 = unpacked;
   const auto a = unpacked ? Format::fp16 : format_of(what.a);
   const auto b = unpacked ? Format::fp16 : format_of(what.b);
   const auto model = accumulator_model(chip.arch, a, b, what.half);
@@ -53,10 +54,8 @@ WordModel documented_model(const Chip& chip, const Instruction& what, bool unpac
 std::string describe(const WordModel& m) {
   std::string s = fmt::format("group {} F {} {}", m.group, m.fraction,
                               m.half ? std::string("to FP16") : fmt::format("OUT {}", m.out_fraction));
-  constexpr const char* kUnpacking[] = {"", ", through FP16 and an FP32 sum", ", through FP16 and an FP16 sum",
-                                        ", through FP16, rounded, and an FP16 sum", ", through FP16, chained from C"};
+  if (m.through_fp16) s += ", through FP16";
   if (!m.half && m.least != kLeastSumExponent) s += fmt::format(" least {}", m.least);
-  s += kUnpacking[static_cast<int>(m.unpacking)];
   return s;
 }
 

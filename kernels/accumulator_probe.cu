@@ -1,5 +1,3 @@
-#include <bit>
-
 #include "kernels/accumulator_probe_parts.hpp"
 #include "kernels/cuda_check.hpp"
 
@@ -133,8 +131,7 @@ __device__ std::uint32_t model_of(const Tile& tile, const Instruction& what, con
                                   std::uint32_t c, std::uint16_t* a, std::uint16_t* b) {
   const int depth = kBytes * 8 / what.a.bits();
   words_of(tile, what, at / kCols, at % kCols, depth, a, b);
-  return accumulate_words(model, what.a, a, what.b, b, depth, c,
-                          [](std::uint32_t x, std::uint32_t y) { return add_fp32_bits(x, y); });
+  return accumulate_words(model, what.a, a, what.b, b, depth, c);
 }
 
 __device__ bool finite(std::uint32_t c, bool half) {

@@ -2,7 +2,6 @@
 
 #include <cuda_runtime_api.h>
 
-#include <bit>
 #include <cstdint>
 #include <span>
 
@@ -62,10 +61,5 @@ void fill_tiles(Tile* tiles, Sums* c, const Sums* previous, int count, const Ins
                 std::uint64_t seed, cudaStream_t stream);
 void judge(const Tile* tiles, const Sums* c, const Sums* d, int count, const Instruction& what, const WordModel& model,
            Findings* findings, cudaStream_t stream);
-
-/// The rounded sum of two FP32 numbers given as bits.
-SAGE2_HOST_DEVICE inline std::uint32_t add_fp32_bits(std::uint32_t x, std::uint32_t y) {
-  return std::bit_cast<std::uint32_t>(std::bit_cast<float>(x) + std::bit_cast<float>(y));
-}
 
 }  // namespace sage2::cuda::probe

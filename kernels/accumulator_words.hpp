@@ -1,5 +1,6 @@
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 #include "reference/accumulator.hpp"
@@ -24,22 +25,13 @@ inline constexpr WordFormat kFp16Word{5, 10, true};
 inline constexpr WordFormat kBf16Word{8, 7, true};
 inline constexpr WordFormat kFp32Word{8, 23, true};
 
-/// How an instruction that the chip does not have is made of others (FP8 mma.sync on Hopper, as compiled by CUDA 13):
-/// the FP8 words become FP16, one FP16 product takes k mod 4 in {0, 1}, a second one {2, 3} on top of it, both from
-/// zero; what is added to C at the end, and how, differs.
-enum class Unpacking : std::uint8_t {
-  none,        ///< a native instruction
-  fp32_sum,    ///< products in FP32 accumulators, C added in FP32 (and rounded once to a half C)
-  half_sum,    ///< products in FP16 accumulators, C added in FP16
-  late_half,   ///< products in FP32 accumulators, rounded to FP16, C added in FP16
-  half_chain,  ///< FP16 accumulators that start from C
-};
-
 /// Parameters of the model: see AccumulatorModel.
 struct WordModel {
   int group = 0, fraction = 0, out_fraction = 0;
   bool half = false;
-  Unpacking unpacking = Unpacking::none;
+  /// FP8 mma.sync on Hopper, which has no such instruction: CUDA 13 makes FP16 words of the FP8 ones; one FP16 product
+  /// takes k mod 4 in {0, 1}, a second one {2, 3} on top of it, from zero; then C is added, rounded, in its own format.
+  bool through_fp16 = false;
   int least = kLeastSumExponent;  ///< E is at least this with FP32 accumulators
 };
 
@@ -161,15 +153,30 @@ namespace words {
                                     (static_cast<std::uint32_t>(word & 0x80U) << 8U));
 }
 
+/// The rounded sum of two FP16 numbers; the second may be infinite.
+[[nodiscard]] SAGE2_HOST_DEVICE constexpr std::uint32_t add_fp16(std::uint32_t x, std::uint32_t y) {
+  constexpr int kUnit = -24;  // FP16's smallest number
+  if ((y & 0x7C00U) == 0x7C00U) return y;
+  const Unpacked ux = unpack(kFp16Word, x);
+  const Unpacked uy = unpack(kFp16Word, y);
+  return to_fp16_rounded(shifted_toward_zero(ux.mantissa, ux.exponent - kFp16Word.mantissa_bits - kUnit) +
+                             shifted_toward_zero(uy.mantissa, uy.exponent - kFp16Word.mantissa_bits - kUnit),
+                         kUnit);
+}
+
+/// The rounded sum of two FP32 numbers.
+[[nodiscard]] SAGE2_HOST_DEVICE constexpr std::uint32_t add_fp32(std::uint32_t x, std::uint32_t y) {
+  return std::bit_cast<std::uint32_t>(std::bit_cast<float>(x) + std::bit_cast<float>(y));
+}
+
 }  // namespace words
 
-/// C + sum of a_k b_k, k in ascending order, as bits. `add_fp32`: the rounded sum of two FP32 numbers, bits in and out.
-template <class AddFp32>
+/// C + sum of a_k b_k, k in ascending order, as bits. depth: at most 32.
 [[nodiscard]] SAGE2_HOST_DEVICE constexpr std::uint32_t accumulate_words(const WordModel& model, WordFormat fa,
                                                                          const std::uint16_t* a, WordFormat fb,
                                                                          const std::uint16_t* b, int depth,
-                                                                         std::uint32_t c, const AddFp32& add_fp32) {
-  if (model.unpacking == Unpacking::none) return words::chain(model, fa, a, fb, b, depth, c);
+                                                                         std::uint32_t c) {
+  if (!model.through_fp16) return words::chain(model, fa, a, fb, b, depth, c);
   std::uint16_t ha[32] = {};
   std::uint16_t hb[32] = {};
   int n = 0;
@@ -181,28 +188,8 @@ template <class AddFp32>
       ++n;
     }
   }
-  WordModel inner = model;
-  inner.half = model.unpacking == Unpacking::half_sum || model.unpacking == Unpacking::half_chain;
-  const std::uint32_t start = model.unpacking == Unpacking::half_chain ? c : 0;
-  const std::uint32_t sum = words::chain(inner, kFp16Word, ha, kFp16Word, hb, depth, start);
-  if (model.unpacking == Unpacking::half_chain) return sum;
-  if (!model.half) return add_fp32(c, sum);
-  // Sums of products of FP8 words, and FP16 numbers, are multiples of this power of two.
-  constexpr int kUnit = -36;
-  const auto fixed = [](WordFormat f, std::uint32_t word) {
-    const Unpacked u = unpack(f, word);
-    return words::shifted_toward_zero(u.mantissa, u.exponent - f.mantissa_bits - kUnit);
-  };
-  const std::int64_t cc = fixed(kFp16Word, c);
-  std::uint32_t part = sum;
-  if (!inner.half) {
-    const Unpacked wide = unpack(kFp32Word, sum);
-    if (wide.exponent > 17) return wide.mantissa < 0 ? 0xFC00U : 0x7C00U;
-    if (model.unpacking == Unpacking::fp32_sum) return words::to_fp16_rounded(cc + fixed(kFp32Word, sum), kUnit);
-    part = words::to_fp16_rounded(fixed(kFp32Word, sum), kUnit);
-  }
-  if ((part & 0x7C00U) == 0x7C00U) return part;
-  return words::to_fp16_rounded(cc + fixed(kFp16Word, part), kUnit);
+  const std::uint32_t sum = words::chain(model, kFp16Word, ha, kFp16Word, hb, depth, 0);
+  return model.half ? words::add_fp16(c, sum) : words::add_fp32(c, sum);
 }
 
 }  // namespace sage2::cuda

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <span>
 
 #include "kernels/cuda_check.hpp"
 #include "kernels/device_buffer.hpp"
@@ -18,41 +17,31 @@ ErrorSums sums_of(const double* s, double count) {
   return {s[0], s[1], s[2], s[3], s[4], s[5], count};
 }
 
-/// A head's chunks, joined in their order.
-ErrorParts joined(std::span<const ErrorPartial> partials, std::int64_t elements) {
+ErrorParts parts_of(const ErrorPartial& p, std::int64_t elements) {
+  double sums[kErrorSumCount];
+  for (int k = 0; k < kErrorSumCount; ++k) sums[k] = p.high[k] + p.low[k];
   ErrorParts parts;
-  CompensatedSum sums[kErrorSumCount];
-  std::uint64_t max_bits = 0;
-  for (const ErrorPartial& p : partials) {
-    for (int k = 0; k < kErrorSumCount; ++k) {
-      sums[k].add(p.high[k]);
-      sums[k].add(p.low[k]);
-    }
-    max_bits = std::max(max_bits, p.max_bits);
-    parts.nan += p.nan;
-    parts.inf += p.inf;
-    parts.nonfinite_errors += p.nonfinite;
-  }
-  double values[kErrorSumCount];
-  std::ranges::transform(sums, values, [](const CompensatedSum& s) { return s.value(); });
-  parts.sums = sums_of(values, static_cast<double>(elements));
-  parts.max_abs = std::bit_cast<double>(max_bits);
+  parts.sums = sums_of(sums, static_cast<double>(elements));
+  parts.nan = p.nan;
+  parts.inf = p.inf;
+  parts.nonfinite_errors = p.nonfinite;
+  parts.max_abs = std::bit_cast<double>(p.max_bits);
   return parts;
 }
 
 /// Appends the statistics of `heads` heads; `counts` has room for them.
 void add_heads(const double* reference, const float* output, std::int64_t heads, std::int64_t elements,
                DeviceBuffer<unsigned long long>& counts, cudaStream_t stream, std::vector<HeadErrors>& out) {
-  const std::int64_t chunks = (elements + kErrorChunk - 1) / kErrorChunk;
-  DeviceBuffer<ErrorPartial> device_partials(static_cast<std::size_t>(heads * chunks), stream);
+  DeviceBuffer<ErrorPartial> partials(static_cast<std::size_t>(heads * error_chunks(elements)), stream);
+  DeviceBuffer<ErrorPartial> joined(static_cast<std::size_t>(heads), stream);
   counts.zero();
-  launch_error_stats(reference, output, heads, elements, device_partials.data(), counts.data(), stream);
-  const auto partials = device_partials.download();
+  launch_error_stats(reference, output, heads, elements, partials.data(), joined.data(), counts.data(), stream);
+  const auto found = joined.download();
 
   // Only the buckets between the least and the greatest error travel.
   std::uint32_t first = kHighestErrorBucket;
   std::uint32_t last = 0;
-  for (const ErrorPartial& p : partials) {
+  for (const ErrorPartial& p : found) {
     first = std::min(first, p.first);
     last = std::max(last, p.last);
   }
@@ -65,12 +54,9 @@ void add_heads(const double* reference, const float* output, std::int64_t heads,
                                        static_cast<std::size_t>(heads), cudaMemcpyDeviceToHost, stream));
     SAGE2_CUDA_CHECK(cudaStreamSynchronize(stream));
   }
-  for (std::int64_t h = 0; h < heads; ++h) {
-    const std::span mine(partials.data() + h * chunks, static_cast<std::size_t>(chunks));
-    ErrorParts parts = joined(mine, elements);
-    std::uint64_t zeros = 0;
-    for (const ErrorPartial& p : mine) zeros += p.zeros;
-    parts.histogram.add_counts(zeros, first, {buckets.data() + static_cast<std::size_t>(h) * width, width});
+  for (std::size_t h = 0; h < found.size(); ++h) {
+    ErrorParts parts = parts_of(found[h], elements);
+    parts.histogram.add_counts(found[h].zeros, first, {buckets.data() + h * width, width});
     out.push_back({ErrorStats(parts), {}});
   }
 }

@@ -8,6 +8,7 @@ constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 /// Elements a thread loads before it uses the first.
 constexpr int kBatch = 8;
+constexpr int kJoinThreads = 128;
 constexpr unsigned kAllLanes = 0xFFFFFFFFU;
 
 /// high + low += x, without loss. NaN and infinity both end as NaN.
@@ -54,6 +55,21 @@ __device__ void add_element(double ref, float out, double (&sums)[kErrorSumCount
   counts.first = min(counts.first, bucket);
   counts.last = max(counts.last, bucket);
   atomicAdd(histogram + (bucket - kLowestErrorBucket), 1U);
+}
+
+/// Another chunk, or part of one, joined to `mine`.
+__device__ void join(ErrorPartial& mine, const ErrorPartial& other) {
+  for (int k = 0; k < kErrorSumCount; ++k) {
+    add(mine.high[k], mine.low[k], other.high[k]);
+    mine.low[k] += other.low[k];
+  }
+  mine.max_bits = max(mine.max_bits, other.max_bits);
+  mine.nan += other.nan;
+  mine.inf += other.inf;
+  mine.nonfinite += other.nonfinite;
+  mine.zeros += other.zeros;
+  mine.first = min(mine.first, other.first);
+  mine.last = max(mine.last, other.last);
 }
 
 /// One chunk of one head a block: a histogram of the chunk in shared memory, sums in registers, joined in a fixed
@@ -118,20 +134,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   __syncthreads();  // the histogram is complete too
 
   if (thread == 0) {
-    for (int w = 1; w < kWarps; ++w) {
-      const ErrorPartial& other = parts[w];
-      for (int k = 0; k < kErrorSumCount; ++k) {
-        add(mine.high[k], mine.low[k], other.high[k]);
-        mine.low[k] += other.low[k];
-      }
-      mine.max_bits = max(mine.max_bits, other.max_bits);
-      mine.nan += other.nan;
-      mine.inf += other.inf;
-      mine.nonfinite += other.nonfinite;
-      mine.zeros += other.zeros;
-      mine.first = min(mine.first, other.first);
-      mine.last = max(mine.last, other.last);
-    }
+    for (int w = 1; w < kWarps; ++w) join(mine, parts[w]);
     partials[blockIdx.x] = mine;
   }
   // Integers: any order gives the same counts.
@@ -144,6 +147,24 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (auto i = first - kLowestErrorBucket + thread; first <= last && i <= last - kLowestErrorBucket; i += kThreads) {
     if (histogram[i] > 0) atomicAdd(counts_out + head * kErrorBuckets + i, histogram[i]);
   }
+}
+
+/// A block a head joins its chunks in their order: one thread does, the others bring them near.
+__global__ void join_chunks_kernel(const ErrorPartial* partials, std::int64_t chunks, ErrorPartial* joined) {
+  __shared__ ErrorPartial near[kJoinThreads];
+  const std::int64_t head = blockIdx.x;
+  ErrorPartial mine{};
+  mine.first = kHighestErrorBucket;
+  for (std::int64_t first = 0; first < chunks; first += kJoinThreads) {
+    const auto count = static_cast<int>(min(static_cast<std::int64_t>(kJoinThreads), chunks - first));
+    if (static_cast<int>(threadIdx.x) < count) near[threadIdx.x] = partials[head * chunks + first + threadIdx.x];
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < count; ++i) join(mine, near[i]);
+    }
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) joined[head] = mine;
 }
 
 /// A warp a row.
@@ -175,13 +196,15 @@ __global__ void row_sums_kernel(const double* reference, const float* output, st
 }  // namespace
 
 void launch_error_stats(const double* reference, const float* output, std::int64_t heads, std::int64_t elements,
-                        ErrorPartial* partials, unsigned long long* counts, cudaStream_t stream) {
-  const std::int64_t chunks = (elements + kErrorChunk - 1) / kErrorChunk;
+                        ErrorPartial* partials, ErrorPartial* joined, unsigned long long* counts, cudaStream_t stream) {
+  const std::int64_t chunks = error_chunks(elements);
   constexpr auto kShared = static_cast<int>(kErrorBuckets * sizeof(std::uint32_t));
   SAGE2_CUDA_CHECK(cudaFuncSetAttribute(error_stats_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   error_stats_kernel<<<static_cast<unsigned>(heads * chunks), kThreads, kShared, stream>>>(reference, output, elements,
                                                                                            chunks, partials, counts);
   SAGE2_CUDA_CHECK_LAUNCH(error_stats_kernel);
+  join_chunks_kernel<<<static_cast<unsigned>(heads), kJoinThreads, 0, stream>>>(partials, chunks, joined);
+  SAGE2_CUDA_CHECK_LAUNCH(join_chunks_kernel);
 }
 
 void launch_row_sums(const double* reference, const float* output, std::int64_t rows, std::int64_t cols, double* sums,

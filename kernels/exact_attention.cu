@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -10,11 +11,16 @@
 namespace sage2::cuda {
 namespace {
 
-/// Whether each run of four channels from a multiple of four on begins at an address that one load can take.
+/// Whether there are only whole runs of four channels, at addresses that one load can take.
 bool aligned(const TensorView& t) {
   const std::uintptr_t bytes = t.dtype == DType::float32 ? 16 : 8;
   return reinterpret_cast<std::uintptr_t>(t.data) % bytes == 0 && t.stride_batch % 4 == 0 && t.stride_head % 4 == 0 &&
-         t.stride_token % 4 == 0;
+         t.stride_token % 4 == 0 && t.channels % 4 == 0;
+}
+
+TileSource source(const TensorView& t) {
+  return {t, t.stride_token * element_bytes(t.dtype), static_cast<std::int32_t>(t.tokens),
+          static_cast<std::int32_t>(t.channels), aligned(t)};
 }
 
 void require(bool holds, const char* what) {
@@ -44,18 +50,18 @@ void exact_attention(const DeviceProblem& problem, const RowSelection& rows, dou
               k.batch == v.batch && k.heads > 0 && q.heads % k.heads == 0,
           "exact_attention: shapes of Q, K and V disagree");
   require(q.channels <= 256 && v.channels <= 256, "exact_attention: head dims go up to 256");
-  require(k.tokens <= std::numeric_limits<std::int32_t>::max() / 2, "exact_attention: too many keys");
+  require(std::max(q.tokens, k.tokens) <= std::numeric_limits<std::int32_t>::max() / 2,
+          "exact_attention: too many tokens");
 
   ExactParams p{};
-  p.q = q;
-  p.k = k;
-  p.v = v;
-  p.q_aligned = aligned(q);
-  p.k_aligned = aligned(k);
-  p.v_aligned = aligned(v);
+  p.q = source(q);
+  p.k = source(k);
+  p.v = source(v);
   p.rows = rows.rows;
   p.row_count = rows.rows != nullptr ? rows.count : q.tokens;
   p.heads = problem.q_count();
+  p.q_heads = q.heads;
+  p.kv_heads = k.heads;
   p.steps = static_cast<std::int32_t>((q.channels + 15) / 16);
   p.is_causal = problem.is_causal;
   p.causal_shift = problem.causal_shift();
@@ -73,10 +79,10 @@ void exact_attention(const DeviceProblem& problem, const RowSelection& rows, dou
   SAGE2_CUDA_CHECK(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   const auto fits = [&](std::size_t bytes) { return bytes <= static_cast<std::size_t>(shared); };
   // The choice depends on the head dim and the chip only: a row has the same bits whatever else is asked for.
-  using Narrow = Tiling<64, 64, 64, 4, 2>;
-  using Usual = Tiling<128, 128, 32, 4, 2>;
-  using Wide = Tiling<256, 128, 16, 8, 1>;
-  using Small = Tiling<256, 128, 16, 2, 1>;  // for chips with 99 KiB of shared memory a block
+  using Narrow = Tiling<64, 64, 64, 8>;
+  using Usual = Tiling<128, 128, 32, 8>;
+  using Wide = Tiling<256, 128, 16, 8>;
+  using Small = Tiling<256, 128, 16, 2>;  // for chips with 99 KiB of shared memory a block
   const std::int64_t depth = q.channels;
   if (depth <= Narrow::kDepth && v.channels <= Narrow::kColumns && fits(sizeof(Narrow::Shared))) {
     launch<Narrow>(p, stream);

@@ -8,7 +8,8 @@
 
 /// Flash attention in FP64. Per block of query rows, for each tile of keys: S = Q K^T on tensor cores, P = 2^(scale S -
 /// m) in the same registers, O += P V on tensor cores, whose layout of A is that of S if the keys are taken in another
-/// order. K and V are widened to FP64 on their way to shared memory, each while the other is in use.
+/// order. V is widened to FP64 while K is in use and the next K while V is, by half of the warps before their products
+/// and by the other half after them, so that the tensor cores always have work.
 namespace sage2::cuda {
 
 inline constexpr int kWarpRows = 16;
@@ -20,11 +21,11 @@ inline constexpr double kLog2E = 0x1.71547652b82fep+0;
 inline constexpr double kLag = 64;
 
 struct ExactParams {
-  TensorView q, k, v;
-  bool q_aligned, k_aligned, v_aligned;
+  TileSource q, k, v;
   const std::uint32_t* rows;
-  std::int64_t row_count;  ///< rows wanted of each head
-  std::int64_t heads;
+  std::int64_t row_count;          ///< rows wanted of each head
+  std::int64_t heads;              ///< query heads of all batch entries
+  std::int64_t q_heads, kv_heads;  ///< of one
   std::int64_t row_blocks;
   std::int32_t steps;  ///< of 16 channels of Q and K
   bool is_causal;
@@ -37,21 +38,23 @@ struct ExactParams {
 
 /// How a block works: each of kWarps warps has 16 query rows and kColumns columns of the output in registers, and meets
 /// kKeys keys of up to kDepth channels at a time.
-template <int depth, int columns, int keys, int warps, int blocks_per_sm>
+template <int depth, int columns, int keys, int warps>
 struct Tiling {
   static constexpr int kDepth = depth;
   static constexpr int kColumns = columns;
   static constexpr int kKeys = keys;
   static constexpr int kWarps = warps;
-  static constexpr int kBlocksPerSm = blocks_per_sm;
   static constexpr int kThreads = 32 * warps;
   static constexpr int kRows = kWarpRows * warps;
+  using KMover = TileMover<kThreads, kKeys, kDepth / 4, true>;
+  using VMover = TileMover<kThreads, kKeys, kColumns / 4, false>;
   /// In shared memory. Q is there in FP32, which holds it exactly, K and V in FP64.
   struct Shared {
     float q[kRows * kDepth];
     double k[kKeys * kDepth];
     double v[kKeys * kColumns];
-    uint4 staging[kKeys * (kDepth > kColumns ? kDepth : kColumns) / 4];
+    typename KMover::Staging k_staging;
+    typename VMover::Staging v_staging;
     int most[kWarps];
   };
 };
@@ -60,21 +63,20 @@ struct Tiling {
 /// so that the lanes of a warp meet different banks.
 template <class T>
 __device__ void load_q(const ExactParams& p, std::int64_t head, std::int64_t first, typename T::Shared& shared) {
-  const TileSource from = tile_source(p.q, head, 0, p.q_aligned);
   constexpr int kUnits = T::kDepth / 4;
-  uint4* const staging = shared.staging + threadIdx.x;
-#pragma unroll 1
+  const char* const data = channel_of(p.q, head, 0);
+#pragma unroll 4
   for (int u = static_cast<int>(threadIdx.x); u < T::kRows * kUnits; u += T::kThreads) {
     const int row = u / kUnits;
     const int unit = u % kUnits;
-    std::int64_t token = p.q.tokens;  // not there
-    if (first + row < p.row_count) token = p.rows != nullptr ? p.rows[head * p.row_count + first + row] : first + row;
-    fetch_four(from, token, unit, staging);
-    wait_fetched();
-    const float4 x = widen(*staging, from.dtype);
+    const bool is_there = first + row < p.row_count;
+    std::int64_t token = is_there ? first + row : 0;
+    if (is_there && p.rows != nullptr) token = p.rows[head * p.row_count + token];
+    const char* at = data + token * p.q.row_bytes + 4 * unit * element_bytes(p.q.view.dtype);
+    const float4 x = widen(load_four(at, is_there ? p.q.channels - 4 * unit : 0, p.q.view.dtype), p.q.view.dtype);
     const float f = p.q_factor;
-    const int at = row * T::kDepth + 4 * (unit ^ ((row & 1) << 2));
-    *reinterpret_cast<float4*>(shared.q + at) = {x.x * f, x.y * f, x.z * f, x.w * f};
+    const int to = row * T::kDepth + 4 * (unit ^ ((row & 1) << 2));
+    *reinterpret_cast<float4*>(shared.q + to) = {x.x * f, x.y * f, x.z * f, x.w * f};
   }
 }
 
@@ -276,7 +278,7 @@ __device__ void write_rows(const ExactParams& p, std::int64_t head, std::int64_t
 }
 
 template <class T>
-__global__ void __launch_bounds__(T::kThreads, T::kBlocksPerSm) exact_kernel(const __grid_constant__ ExactParams p) {
+__global__ void __launch_bounds__(T::kThreads, 1) exact_kernel(const __grid_constant__ ExactParams p) {
   extern __shared__ __align__(128) char memory[];
   auto& shared = *reinterpret_cast<typename T::Shared*>(memory);
 
@@ -285,7 +287,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocksPerSm) exact_kernel(con
   const std::int64_t head = block % p.heads;
   const std::int64_t first_row = (p.row_blocks - 1 - block / p.heads) * T::kRows;
   const int first_column = static_cast<int>(blockIdx.y) * T::kColumns;
-  const std::int64_t kv_head = head / p.q.heads * p.k.heads + head % p.q.heads / (p.q.heads / p.k.heads);
+  const std::int64_t kv_head = head / p.q_heads * p.kv_heads + head % p.q_heads / (p.q_heads / p.kv_heads);
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const std::int64_t warp_row = first_row + kWarpRows * warp;
@@ -301,33 +303,41 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocksPerSm) exact_kernel(con
   for (const int m : shared.most) most = max(most, m);
 
   constexpr int kKeys = T::kKeys;
-  using KMover = TileMover<T::kThreads, kKeys, T::kDepth / 4, true>;
-  using VMover = TileMover<T::kThreads, kKeys, T::kColumns / 4, false>;
-  const TileSource k_source = tile_source(p.k, kv_head, 0, p.k_aligned);
-  const TileSource v_source = tile_source(p.v, kv_head, first_column, p.v_aligned);
+  typename T::KMover k_mover(p.k, kv_head, 0, shared.k_staging, shared.k);
+  typename T::VMover v_mover(p.v, kv_head, first_column, shared.v_staging, shared.v);
   const float* q_rows = shared.q + kWarpRows * warp * T::kDepth;
+  const VFragments<T::kColumns> v(shared.v);
+  const int turn = warp < T::kWarps / 2 ? 0 : 1;  // in which half of each phase this warp places its part of the tile
   double o[T::kColumns / 8][4] = {};
   Softmax state;
+
   if (most > 0) {
-    KMover::fetch(k_source, 0, shared.staging);
-    KMover::place(shared.staging, p.k.dtype, shared.k);
-    VMover::fetch(v_source, 0, shared.staging);
+    k_mover.fetch(0);
+    v_mover.fetch(0);
+    k_mover.template place<1>(kKeys);
   }
   for (int first = 0; first < most; first += kKeys) {
     const bool works = first < warp_most;
     const bool masked = first + kKeys > warp_fewest;
-    const bool last = first + kKeys >= most;
     __syncthreads();  // K is here, and nobody reads the last V any more
-    bool v_finite = VMover::place(shared.staging, p.v.dtype, shared.v);
-    if (!last) KMover::fetch(k_source, first + kKeys, shared.staging);
+    bool v_finite = true;
     double s[kKeys / 8][4] = {};
-    if (works) multiply_qk<T>(q_rows, shared.k, p.steps, s);
-    v_finite = __syncthreads_and(v_finite);  // V is here, and nobody reads this K any more
-    if (!last) {
-      KMover::place(shared.staging, p.k.dtype, shared.k);
-      VMover::fetch(v_source, first + kKeys, shared.staging);
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      if (half == turn) {
+        v_finite = v_mover.template place<1>(first + kKeys);
+      } else if (works) {
+        multiply_qk<T>(q_rows, shared.k, p.steps, s);
+      }
     }
-    if (works) {
+    v_finite = __syncthreads_and(v_finite);  // V is here, and nobody reads this K any more
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      if (half == turn) {
+        k_mover.template place<1>(first + 2 * kKeys);
+        continue;
+      }
+      if (!works) continue;
       const int here[2] = {seen[0] - first, seen[1] - first};
       if (masked) {
 #pragma unroll
@@ -339,17 +349,16 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocksPerSm) exact_kernel(con
         }
       }
       online_softmax(s, p.score_scale, state, o);
-      const VFragments<T::kColumns> v(shared.v);
+      if (masked && !v_finite) {
 #pragma unroll
-      for (int t = 0; t < kKeys / 16; ++t) {
-        if (masked && !v_finite) {
-          multiply_pv_by_row<T::kColumns>(s[2 * t], s[2 * t + 1], v, t, here, o);
-        } else {
-          multiply_pv<T::kColumns>(s[2 * t], s[2 * t + 1], v, t, o);
-        }
+        for (int t = 0; t < kKeys / 16; ++t) multiply_pv_by_row<T::kColumns>(s[2 * t], s[2 * t + 1], v, t, here, o);
+      } else {
+#pragma unroll
+        for (int t = 0; t < kKeys / 16; ++t) multiply_pv<T::kColumns>(s[2 * t], s[2 * t + 1], v, t, o);
       }
     }
   }
+  asm volatile("cp.async.wait_all;" ::: "memory");
   write_rows<T>(p, head, warp_row, first_column, seen, state, o);
 }
 

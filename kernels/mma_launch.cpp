@@ -25,6 +25,7 @@ bool supports(const Variant& v, std::int64_t head_dim, Format format) {
 
 void attend(std::span<const Instance> instances, const DeviceProblem& problem, const Variant& variant,
             const DeviceOperands& operands, float* o, LoopCounts* counts, cudaStream_t stream) {
+  if (problem.q_count() * problem.q.tokens == 0) return;
   const std::int64_t channels = problem.v.channels;
   const int bits = code_bits(variant);
   for (const auto& instance : instances) {

@@ -7,7 +7,6 @@
 #include <random>
 #include <vector>
 
-#include "kernels/accumulator_probe_parts.hpp"
 #include "reference/accumulator.hpp"
 #include "reference/formats.hpp"
 
@@ -94,7 +93,7 @@ TEST(AccumulatorWords, AgreeWithTheModelInFloatingPoint) {
                 model, expected, {xa.data() + k, static_cast<std::size_t>(model.group)}, least_exponent(a.format),
                 {xb.data() + k, static_cast<std::size_t>(model.group)}, least_exponent(b.format));
           }
-          const auto found = accumulate_words(words, a.word, wa, b.word, wb, depth, c, probe::add_fp32_bits);
+          const auto found = accumulate_words(words, a.word, wa, b.word, wb, depth, c);
           const std::uint32_t infinity = half ? 0x7C00U : 0x7F800000U;
           if (!std::isfinite(expected)) {
             ASSERT_EQ(found & infinity, infinity);
@@ -125,7 +124,7 @@ TEST(AccumulatorWords, UnpackingIsExactAndOrdered) {
   }
   std::mt19937_64 random(22);
   const auto model = accumulator_model(Arch::hopper, Format::fp16, Format::fp16, false);
-  const WordModel words{model.group, model.fraction, model.out_fraction, false, Unpacking::fp32_sum};
+  const WordModel words{model.group, model.fraction, model.out_fraction, false, true};
   for (int trial = 0; trial < 2000; ++trial) {
     std::uint16_t a[32];
     std::uint16_t b[32];
@@ -140,8 +139,7 @@ TEST(AccumulatorWords, UnpackingIsExactAndOrdered) {
     const float c = value_of(kFp32Word, random_word(kFp32Word, random));
     const float first = accumulate_group(model, 0, xa[0], -14, xb[0], -14);
     const float expected = c + accumulate_group(model, first, xa[1], -14, xb[1], -14);
-    const auto found =
-        accumulate_words(words, kE4m3Word, a, kE4m3Word, b, 32, std::bit_cast<std::uint32_t>(c), probe::add_fp32_bits);
+    const auto found = accumulate_words(words, kE4m3Word, a, kE4m3Word, b, 32, std::bit_cast<std::uint32_t>(c));
     ASSERT_EQ(std::bit_cast<float>(found), expected);
   }
 }

@@ -61,10 +61,9 @@ HeadErrors on_host(const Outputs& o, std::int64_t head) {
 
 /// Within a few last bits of sums of `n` positive terms in FP64, or of `scale`, their magnitudes' sum; or both NaN.
 void expect_sum(double actual, double expected, double scale, const char* what) {
+  if (actual == expected) return;  // the scale itself may have overflowed
   if (std::isnan(expected)) {
     EXPECT_TRUE(std::isnan(actual)) << what << ": " << actual;
-  } else if (std::isinf(expected)) {
-    EXPECT_EQ(actual, expected) << what;
   } else {
     // At most 64 terms are added plainly, by either engine: 64 * 2^-53 each.
     EXPECT_LE(std::abs(actual - expected), 128 * 0x1p-53 * scale) << what << ": " << actual << " not " << expected;
@@ -74,7 +73,7 @@ void expect_sum(double actual, double expected, double scale, const char* what) 
 void expect_sums(const ErrorSums& actual, const ErrorSums& expected) {
   expect_sum(actual.ref_ref, expected.ref_ref, expected.ref_ref, "ref_ref");
   expect_sum(actual.out_out, expected.out_out, expected.out_out, "out_out");
-  expect_sum(actual.ref_out, expected.ref_out, std::sqrt(expected.ref_ref * expected.out_out), "ref_out");
+  expect_sum(actual.ref_out, expected.ref_out, std::sqrt(expected.ref_ref) * std::sqrt(expected.out_out), "ref_out");
   expect_sum(actual.abs_err, expected.abs_err, expected.abs_err, "abs_err");
   expect_sum(actual.abs_ref, expected.abs_ref, expected.abs_ref, "abs_ref");
   expect_sum(actual.sq_err, expected.sq_err, expected.sq_err, "sq_err");
