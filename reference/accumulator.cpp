@@ -68,6 +68,7 @@ float accumulate_group(const AccumulatorModel& model, float c, std::span<const f
     if (a[i] != 0 && b[i] != 0) e = std::max(e, exponent_of(a[i], least_a) + exponent_of(b[i], least_b));
   }
   if (e == INT_MIN) return 0;
+  if (!model.half) e = std::max(e, kLeastSumExponent);
   // In units of 2^(e - fraction) every truncated term is an integer below 2^28, so the sum is exact in double.
   const int shift = model.fraction - e;
   double sum = std::trunc(std::ldexp(static_cast<double>(c), shift));
@@ -75,7 +76,8 @@ float accumulate_group(const AccumulatorModel& model, float c, std::span<const f
     sum += std::trunc(std::ldexp(static_cast<double>(a[i]) * static_cast<double>(b[i]), shift));
   }
   sum = std::ldexp(sum, -shift);
-  return model.half ? round_double_to_fp16(sum) : static_cast<float>(truncate_to(sum, model.out_fraction));
+  const float out = model.half ? round_double_to_fp16(sum) : static_cast<float>(truncate_to(sum, model.out_fraction));
+  return out == 0 ? 0.0F : out;  // what becomes zero loses its sign
 }
 
 }  // namespace sage2

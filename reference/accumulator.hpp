@@ -5,14 +5,14 @@
 
 #include "reference/variant.hpp"
 
-/// How tensor cores sum products: the bit-exact model that three independent public studies agree on (MMA-Sim, arXiv
-/// 2511.10909; Hawkeye, arXiv 2603.20421; and a re-validation on 10^8 words). See docs/numerics.md.
+/// How tensor cores sum products: the bit-exact model that public studies agree on (MMA-Sim, arXiv 2511.10909; Hawkeye,
+/// arXiv 2603.20421), checked on the hardware by kernels/accumulator_probe.hpp. See docs/numerics.md.
 namespace sage2 {
 
 /// For each group of products, in ascending k: E is the largest exponent of C and of the products (a product's exponent
 /// is the sum of its operands', not renormalised); every term is truncated toward zero to `fraction` bits below E; the
 /// exact sum of the truncated terms is renormalised and truncated toward zero to `out_fraction` bits. A half
-/// accumulator rounds to FP16, to nearest even, instead.
+/// accumulator rounds to FP16, to nearest even, instead. A subnormal C has its format's least exponent.
 struct AccumulatorModel {
   int group;
   int fraction;
@@ -20,6 +20,9 @@ struct AccumulatorModel {
   bool half;
   auto operator<=>(const AccumulatorModel&) const = default;
 };
+
+/// E is at least this with an FP32 accumulator, as only products of BF16 show (measured on Hopper).
+inline constexpr int kLeastSumExponent = -133;
 
 /// The accumulator of an architecture for operands of these formats (floats only). An exact operand is treated as the
 /// other one's format; two of them as FP8, or as FP16 on Ampere, which has no FP8.

@@ -4,30 +4,20 @@
 #include <array>
 #include <bit>
 #include <numeric>
+#include <stdexcept>
 
 namespace sage2 {
 namespace {
 
-constexpr std::uint32_t kBucketBits = 6;
-constexpr std::uint32_t kOctave = 1U << kBucketBits;
-constexpr unsigned kDroppedBits = 52 - kBucketBits;
-// A bucket is numbered by the leading bits of its FP64 numbers: biased exponent, then the top of the significand.
-constexpr std::uint32_t kLowest = (1023 - 192) * kOctave;
-constexpr std::uint32_t kHighest = (1023 + 192) * kOctave - 1;
-/// Stands for exact zero.
-constexpr std::uint32_t kZero = 0;
-
+constexpr std::uint32_t kOctave = 1U << kErrorBucketBits;
+constexpr std::uint32_t kLowest = kLowestErrorBucket;
+constexpr std::uint32_t kHighest = kHighestErrorBucket;
+constexpr std::uint32_t kZero = kZeroErrorBucket;
 constexpr std::size_t kChunk = 256;
 
-std::uint32_t bucket_of(double x) {
-  const auto leading = static_cast<std::uint32_t>(std::bit_cast<std::uint64_t>(x) >> kDroppedBits);
-  const std::uint32_t bucket = std::clamp(leading, kLowest, kHighest);
-  return x == 0 ? kZero : bucket;
-}
-
 double middle_of(std::uint32_t bucket) {
-  const auto lower = std::bit_cast<double>(static_cast<std::uint64_t>(bucket) << kDroppedBits);
-  const auto upper = std::bit_cast<double>(static_cast<std::uint64_t>(bucket + 1) << kDroppedBits);
+  const auto lower = std::bit_cast<double>(static_cast<std::uint64_t>(bucket) << (52U - kErrorBucketBits));
+  const auto upper = std::bit_cast<double>(static_cast<std::uint64_t>(bucket + 1) << (52U - kErrorBucketBits));
   return 0.5 * (lower + upper);
 }
 
@@ -42,7 +32,7 @@ void ErrorHistogram::add(std::span<const double> values) {
     std::uint32_t zeros = 0;
 #pragma omp simd reduction(min : smallest) reduction(max : largest) reduction(+ : zeros)
     for (std::size_t i = 0; i < chunk.size(); ++i) {
-      const std::uint32_t bucket = bucket_of(chunk[i]);
+      const std::uint32_t bucket = error_bucket(chunk[i]);
       buckets[i] = bucket;
       zeros += bucket == kZero ? 1U : 0U;
       smallest = std::min(smallest, bucket == kZero ? kHighest : bucket);
@@ -60,6 +50,20 @@ void ErrorHistogram::add(std::span<const double> values) {
       }
     }
   }
+}
+
+void ErrorHistogram::add_counts(std::uint64_t zeros, std::uint32_t first, std::span<const std::uint64_t> counts) {
+  zeros_ += zeros;
+  // Buckets without numbers at the ends are not held.
+  const auto counted = [](std::uint64_t count) { return count > 0; };
+  const auto begin = std::find_if(counts.begin(), counts.end(), counted);
+  if (begin == counts.end()) return;
+  const auto end = std::find_if(counts.rbegin(), counts.rend(), counted).base();
+  first += static_cast<std::uint32_t>(begin - counts.begin());
+  const auto last = first + static_cast<std::uint32_t>(end - begin) - 1;
+  if (first < kLowest || last > kHighest) throw std::invalid_argument("ErrorHistogram: there is no such bucket");
+  cover(first, last);
+  for (auto count = begin; count != end; ++count) counts_[first - first_ + (count - begin)] += *count;
 }
 
 void ErrorHistogram::merge(const ErrorHistogram& other) {

@@ -51,6 +51,16 @@ void CompensatedSum::add(const CompensatedSum& other) {
   low_ += other.low_;
 }
 
+ErrorStats::ErrorStats(const ErrorParts& parts)
+    : count_(static_cast<std::uint64_t>(parts.sums.count)),
+      nan_(parts.nan),
+      inf_(parts.inf),
+      nonfinite_errors_(parts.nonfinite_errors),
+      max_abs_(parts.max_abs),
+      histogram_(parts.histogram) {
+  add_sums(parts.sums);
+}
+
 ErrorSums ErrorStats::add_row(std::span<const double> reference, std::span<const float> output) {
   if (reference.size() != output.size()) {
     throw std::invalid_argument("ErrorStats: rows of the reference and of the output differ in length");
@@ -78,14 +88,18 @@ ErrorSums ErrorStats::add_row(std::span<const double> reference, std::span<const
     histogram_.add({errors.data(), finite});
     add(row, sums);
   }
-  ref_ref_.add(row.ref_ref);
-  out_out_.add(row.out_out);
-  ref_out_.add(row.ref_out);
-  abs_err_.add(row.abs_err);
-  abs_ref_.add(row.abs_ref);
-  sq_err_.add(row.sq_err);
+  add_sums(row);
   count_ += reference.size();
   return row;
+}
+
+void ErrorStats::add_sums(const ErrorSums& sums) {
+  ref_ref_.add(sums.ref_ref);
+  out_out_.add(sums.out_out);
+  ref_out_.add(sums.ref_out);
+  abs_err_.add(sums.abs_err);
+  abs_ref_.add(sums.abs_ref);
+  sq_err_.add(sums.sq_err);
 }
 
 void ErrorStats::merge(const ErrorStats& other) {

@@ -244,7 +244,9 @@ void accumulate_wide(const AccumulatorModel& model, std::size_t depth, std::size
     for (std::size_t k0 = 0; k0 < depth; k0 += group) {
       int largest[kStrip];
       for (std::size_t r = 0; r < kStrip; ++r) {
-        largest[r] = acc[r] == 0 ? -300 : std::max(exponent(acc[r]), model.half ? -14 : -126);
+        // A subnormal C enters with the least exponent of its format.
+        largest[r] = model.half ? -300 : kLeastSumExponent;
+        if (acc[r] != 0) largest[r] = std::max(exponent(acc[r]), model.half ? -14 : -126);
       }
       for (std::size_t k = k0; k < k0 + group; ++k) {
         const float scalar = b.data[k * b.stride_k + j * b.stride_n];

@@ -32,7 +32,7 @@ float by_integers(const AccumulatorModel& m, float c, const std::vector<float>& 
   std::vector<Term> terms;
   if (c != 0) {
     int e = 0;
-    const auto mantissa = split(c, -1000, e);
+    const auto mantissa = split(c, m.half ? -14 : -126, e);
     largest = e;
     terms.push_back({mantissa, e - 23});
   }
@@ -46,6 +46,7 @@ float by_integers(const AccumulatorModel& m, float c, const std::vector<float>& 
     terms.push_back({ma * mb, ea + eb - 46});
   }
   if (terms.empty()) return 0;
+  if (!m.half) largest = std::max(largest, -133);
   const int unit = largest - m.fraction;
   Int128 sum = 0;
   for (const auto& t : terms) {

@@ -211,6 +211,82 @@ TEST(ErrorHistogram, HoldsEveryMagnitude) {
   EXPECT_NEAR(h.at_rank(6), 0x1p192, 0x1p186);
 }
 
+TEST(ErrorHistogram, TakesCountsMadeElsewhere) {
+  const std::vector<double> values{0, 1e-30, 1e-30, 0.3, 0.31, 1, 1.99, 1e300, 5e-324, 0, 7e5};
+  ErrorHistogram expected;
+  expected.add(values);
+  std::uint64_t zeros = 0;
+  std::vector<std::uint64_t> counts(kHighestErrorBucket - kLowestErrorBucket + 1);
+  for (const double x : values) {
+    const std::uint32_t bucket = error_bucket(x);
+    if (bucket == kZeroErrorBucket) {
+      ++zeros;
+    } else {
+      ASSERT_GE(bucket, kLowestErrorBucket);
+      ASSERT_LE(bucket, kHighestErrorBucket);
+      ++counts[bucket - kLowestErrorBucket];
+    }
+  }
+  ErrorHistogram h;
+  h.add_counts(zeros, kLowestErrorBucket, counts);
+  EXPECT_TRUE(h == expected);
+  EXPECT_EQ(h.count(), values.size());
+
+  // In two parts, the second without anything but zeros; then something that differs in one count.
+  ErrorHistogram two;
+  two.add_counts(0, kLowestErrorBucket, counts);
+  EXPECT_FALSE(two == expected);
+  two.add_counts(zeros, kLowestErrorBucket, {});
+  EXPECT_TRUE(two == expected);
+  two.add(std::vector<double>{0.3});
+  EXPECT_FALSE(two == expected);
+
+  const std::uint64_t one[] = {1};
+  EXPECT_THROW(h.add_counts(0, kHighestErrorBucket + 1, one), std::invalid_argument);
+  EXPECT_THROW(h.add_counts(0, kLowestErrorBucket - 1, one), std::invalid_argument);
+}
+
+TEST(ErrorStats, IsTheSumOfPartsMadeElsewhere) {
+  Sample s = random_sample(640, 11);
+  s.output[17] = kNaN;
+  s.output[18] = -kInf;
+  s.reference[400] = kNaN;
+  const ErrorStats expected = stats_of(s.reference, s.output, 64);
+  ErrorParts parts;
+  parts.sums = expected.sums();
+  parts.nan = 1;
+  parts.inf = 1;
+  parts.nonfinite_errors = 3;
+  std::vector<double> errors;
+  for (std::size_t i = 0; i < 640; ++i) {
+    const double error = std::abs(s.reference[i] - static_cast<double>(s.output[i]));
+    if (std::isfinite(error)) errors.push_back(error);
+  }
+  parts.max_abs = *std::max_element(errors.begin(), errors.end());
+  parts.histogram.add(errors);
+  const ErrorStats made(parts);
+  EXPECT_EQ(made.nan(), expected.nan());
+  EXPECT_EQ(made.inf(), expected.inf());
+  EXPECT_TRUE(made.histogram() == expected.histogram());
+  EXPECT_EQ(made.sums().count, 640);
+  EXPECT_EQ(made.metrics().p50, expected.metrics().p50);
+  EXPECT_TRUE(std::isnan(made.metrics().max_abs));
+  EXPECT_TRUE(std::isnan(made.metrics().p999));
+  EXPECT_TRUE(std::isnan(made.metrics().rmse));
+
+  // Merging goes on as with any other set.
+  ErrorParts finite;
+  finite.sums = {4, 5, 3, 1, 2, 1, 1};
+  finite.max_abs = 1;
+  finite.histogram.add(std::vector<double>{1});
+  ErrorStats merged = stats_of({2}, {1}, 1);
+  merged.merge(ErrorStats(finite));
+  EXPECT_EQ(merged.sums().out_out, 6);
+  EXPECT_EQ(merged.sums().count, 2);
+  EXPECT_EQ(merged.metrics().max_abs, 1);
+  EXPECT_EQ(merged.metrics().rmse, 1);
+}
+
 TEST(ErrorStats, MergedSetsEqualOnePass) {
   const Sample s = random_sample(64 * 90, 5);
   const ErrorStats whole = stats_of(s.reference, s.output, 64);

@@ -1,0 +1,68 @@
+#include "kernels/sm90_attention.hpp"
+
+#include <algorithm>
+#include <numbers>
+#include <stdexcept>
+
+namespace sage2::cuda::sm90 {
+
+// Defined in sm90_attention_*.cu, one instance a head dim.
+template <int kDim>
+void launch_fast(const AttentionParams& params, bool e4m3_codes, bool smooth_q, cudaStream_t stream);
+template <int kDim>
+void launch_accurate(const AttentionParams& params, bool e4m3_codes, bool smooth_q, bool two_level,
+                     cudaStream_t stream);
+extern template void launch_fast<64>(const AttentionParams&, bool, bool, cudaStream_t);
+extern template void launch_fast<128>(const AttentionParams&, bool, bool, cudaStream_t);
+extern template void launch_fast<256>(const AttentionParams&, bool, bool, cudaStream_t);
+extern template void launch_accurate<64>(const AttentionParams&, bool, bool, bool, cudaStream_t);
+extern template void launch_accurate<128>(const AttentionParams&, bool, bool, bool, cudaStream_t);
+extern template void launch_accurate<256>(const AttentionParams&, bool, bool, bool, cudaStream_t);
+
+void set_shape(AttentionParams& a, const DeviceProblem& problem) {
+  a.batch = static_cast<int>(problem.q.batch);
+  a.q_heads = static_cast<int>(problem.q.heads);
+  a.kv_heads = static_cast<int>(problem.k.heads);
+  a.q_len = static_cast<int>(problem.q.tokens);
+  a.kv_len = static_cast<int>(problem.k.tokens);
+  a.head_dim = static_cast<int>(problem.q.channels);
+  a.q_tiles = (a.q_len + kTileRows - 1) / kTileRows;
+  a.k_tiles = (a.kv_len + kTileKeys - 1) / kTileKeys;
+  a.q_blocks = (a.q_len + kMeanRows - 1) / kMeanRows;
+  a.is_causal = problem.is_causal ? 1 : 0;
+  a.causal_shift = static_cast<int>(problem.causal_shift());
+  a.scale_log2 = static_cast<float>(static_cast<double>(problem.sm_scale) * std::numbers::log2e);
+  a.p_offset = 8.807F;  // log2(448) = 8.80735
+  a.o_stride_token = a.head_dim;
+  a.o_stride_head = static_cast<std::int64_t>(a.q_len) * a.head_dim;
+  a.o_stride_batch = a.o_stride_head * a.q_heads;
+  // Half of L2 for K and V of the heads that are worked on together.
+  const double kv_bytes = 2.0 * a.k_tiles * kTileKeys * padded_head_dim(a.head_dim) * a.kv_heads / a.q_heads;
+  a.heads_per_group = std::clamp(static_cast<int>(25e6 / kv_bytes), 1, a.batch * a.q_heads);
+}
+
+bool compiled(const KernelChoice& choice) {
+  if (!choice.accurate) return choice.two_level && (choice.e4m3_codes || !choice.smooth_q);
+  return !choice.e4m3_codes || !choice.smooth_q;
+}
+
+void attention(const AttentionParams& params, const KernelChoice& choice, cudaStream_t stream) {
+  if (!compiled(choice)) throw std::invalid_argument("sm90::attention: no kernel is compiled for this choice");
+  const auto run = [&]<int kDim>() {
+    if (choice.accurate) {
+      launch_accurate<kDim>(params, choice.e4m3_codes, choice.smooth_q, choice.two_level, stream);
+    } else {
+      launch_fast<kDim>(params, choice.e4m3_codes, choice.smooth_q, stream);
+    }
+  };
+  switch (padded_head_dim(params.head_dim)) {
+    case 64:
+      return run.operator()<64>();
+    case 128:
+      return run.operator()<128>();
+    default:
+      return run.operator()<256>();
+  }
+}
+
+}  // namespace sage2::cuda::sm90

@@ -1,0 +1,243 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <type_traits>
+
+#include "kernels/sm90_async.cuh"
+#include "kernels/sm90_softmax.cuh"
+#include "kernels/sm90_tiles.hpp"
+#include "kernels/sm90_wgmma.cuh"
+
+/// Attention on Hopper: INT8 or E4M3 codes of Q and K, E4M3 P and V (docs/kernels.md).
+///
+/// One producer warp brings tiles with bulk copies into a ring; each consumer warpgroup owns 64 query rows. Warpgroups
+/// take turns at the tensor cores: while one multiplies, the others turn scores into P. Blocks stay on their
+/// multiprocessor and take the next piece of work from a counter.
+namespace sage2::cuda::sm90 {
+
+/// How a kernel uses its registers; measured, see docs/performance.md.
+template <int kConsumers_, bool kOverlap_, bool kTurns_ = true>
+struct Schedule {
+  static constexpr int kConsumers = kConsumers_;  ///< warpgroups of 64 query rows
+  static constexpr bool kOverlap = kOverlap_;     ///< P V of a tile and the scores of the next are issued together
+  static constexpr bool kTurns = kTurns_;         ///< warpgroups issue their products in turn
+};
+template <int kDim>
+using DefaultSchedule = std::conditional_t<kDim == 256, Schedule<2, false>, Schedule<3, false>>;
+
+/// What the compiler must know. Everything else (masks, smooth V, GQA, output type) is decided at run time.
+template <int kDim_, bool kInt_, bool kSmoothQ_, bool kTwoLevel_, class Exp_, class Schedule_ = DefaultSchedule<kDim_>>
+struct Config {
+  static constexpr int kDim = kDim_;             ///< 64, 128 or 256
+  static constexpr bool kInt = kInt_;            ///< INT8 codes, or E4M3 ones (which hold INT4 exactly)
+  static constexpr bool kSmoothQ = kSmoothQ_;    ///< dS is added to the scores
+  static constexpr bool kTwoLevel = kTwoLevel_;  ///< a fresh accumulator each key tile, added in FP32
+  using Exp = Exp_;
+
+  static constexpr int kConsumers = Schedule_::kConsumers;
+  static constexpr bool kOverlap = Schedule_::kOverlap;
+  static constexpr bool kTurns = Schedule_::kTurns;
+  static constexpr int kThreads = (kConsumers + 1) * 128;
+  static constexpr int kConsumerRegisters = kConsumers == 4 ? 120 : (kConsumers == 3 ? 160 : 240);
+  static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
+  static constexpr int kQBytes = kTileRows * kDim;
+  static constexpr int kKvBytes = kTileKeys * kDim;
+  static constexpr int kStages = kDim == 64 ? 6 : (kDim == 128 ? 4 : 2);
+  static constexpr int kVColumns = kDim == 256 ? 128 : kDim;  ///< columns of V of one product
+};
+
+template <class C>
+struct Shared {
+  alignas(1024) std::uint8_t q[C::kConsumers][C::kQBytes];
+  alignas(1024) std::uint8_t k[C::kStages][C::kKvBytes];
+  alignas(1024) std::uint8_t v[C::kStages][C::kKvBytes];
+  alignas(16) float delta[C::kSmoothQ ? C::kStages : 1][C::kSmoothQ ? C::kConsumers : 1][kTileKeys];
+  alignas(16) float k_scale[C::kStages][4];
+  Barrier q_full[C::kConsumers], q_empty[C::kConsumers];
+  Barrier k_full[C::kStages], k_empty[C::kStages];
+  Barrier v_full[C::kStages], v_empty[C::kStages];
+  Barrier work_full[2], work_empty[2];
+  int work[2];
+};
+
+/// One piece of work: up to kConsumers x 64 query rows of one head.
+struct Work {
+  int head;   ///< over batch and heads
+  int row;    ///< first query row
+  int tiles;  ///< key tiles that its last row sees
+};
+
+/// Pieces in the order they are handed out. Without a mask: head by head. With one: the longest first, within groups
+/// of heads whose K and V fit into L2 together.
+template <class C>
+__device__ __forceinline__ Work work_at(const AttentionParams& p, int index) {
+  constexpr int kRows = C::kConsumers * kTileRows;
+  const int blocks = (p.q_len + kRows - 1) / kRows;
+  const int heads = p.batch * p.q_heads;
+  Work w;
+  if (p.is_causal) {
+    const int per_group = blocks * p.heads_per_group;
+    const int first = index / per_group * p.heads_per_group;
+    const int inside = index % per_group;
+    const int width = min(p.heads_per_group, heads - first);
+    w.head = first + inside % width;
+    w.row = (blocks - 1 - inside / width) * kRows;
+  } else {
+    w.head = index / blocks;
+    w.row = index % blocks * kRows;
+  }
+  int visible = p.kv_len;
+  if (p.is_causal) visible = min(p.kv_len, min(w.row + kRows, p.q_len) + p.causal_shift);
+  w.tiles = visible > 0 ? (visible + kTileKeys - 1) / kTileKeys : 0;
+  return w;
+}
+
+template <class C>
+__device__ __forceinline__ int work_count(const AttentionParams& p) {
+  constexpr int kRows = C::kConsumers * kTileRows;
+  return p.batch * p.q_heads * ((p.q_len + kRows - 1) / kRows);
+}
+
+__device__ __forceinline__ int kv_head_of(const AttentionParams& p, int head) {
+  const int batch = head / p.q_heads;
+  return batch * p.kv_heads + (head - batch * p.q_heads) / (p.q_heads / p.kv_heads);
+}
+
+/// The producer: one thread that keeps the ring full, across pieces of work.
+template <class C>
+__device__ void produce(const AttentionParams& p, Shared<C>& s) {
+  RingPosition<C::kStages> k_at, v_at;
+  RingPosition<2> work_at_;
+  std::uint32_t q_parity = 0;
+  const int total = work_count<C>(p);
+  const std::int64_t kv_stride = static_cast<std::int64_t>(p.k_tiles) * C::kKvBytes;
+  for (int index = blockIdx.x;;) {
+    s.work_empty[work_at_.stage].wait(work_at_.parity ^ 1);
+    s.work[work_at_.stage] = index < total ? index : -1;
+    s.work_full[work_at_.stage].arrive();
+    work_at_.advance();
+    if (index >= total) return;
+    const Work w = work_at<C>(p, index);
+    const int kv = kv_head_of(p, w.head);
+    const std::uint8_t* const k = p.k + kv * kv_stride;
+    const std::uint8_t* const v = p.v + kv * kv_stride;
+    const float* const k_scale = p.k_scale + static_cast<std::int64_t>(kv) * p.k_tiles * 4;
+
+    if (w.tiles > 0) {
+#pragma unroll
+      for (int i = 0; i < C::kConsumers; ++i) {
+        s.q_empty[i].wait(q_parity ^ 1);
+        // A tile beyond the last one: any rows will do, nothing of them is stored.
+        const int tile = min(w.row / kTileRows + i, p.q_tiles - 1);
+        s.q_full[i].expect(C::kQBytes);
+        bulk_copy(s.q[i], p.q + (static_cast<std::int64_t>(w.head) * p.q_tiles + tile) * C::kQBytes, C::kQBytes,
+                  s.q_full[i]);
+      }
+      q_parity ^= 1;
+      const auto bring_k = [&](int tile) {
+        s.k_empty[k_at.stage].wait(k_at.parity ^ 1);
+        auto& full = s.k_full[k_at.stage];
+        constexpr int kDeltaBytes = C::kSmoothQ ? C::kConsumers * kTileKeys * 4 : 0;
+        full.expect(C::kKvBytes + 16 + kDeltaBytes);
+        bulk_copy(s.k[k_at.stage], k + static_cast<std::int64_t>(tile) * C::kKvBytes, C::kKvBytes, full);
+        bulk_copy(s.k_scale[k_at.stage], k_scale + tile * 4, 16, full);
+        if constexpr (C::kSmoothQ) {
+#pragma unroll
+          for (int i = 0; i < C::kConsumers; ++i) {
+            const int block = min((w.row + i * kTileRows) / kMeanRows, p.q_blocks - 1);
+            const float* const delta =
+                p.delta_s + (static_cast<std::int64_t>(w.head) * p.q_blocks + block) * p.k_tiles * kTileKeys;
+            bulk_copy(s.delta[k_at.stage][i], delta + tile * kTileKeys, kTileKeys * 4, full);
+          }
+        }
+        k_at.advance();
+      };
+      const auto bring_v = [&](int tile) {
+        s.v_empty[v_at.stage].wait(v_at.parity ^ 1);
+        auto& full = s.v_full[v_at.stage];
+        full.expect(C::kKvBytes);
+        bulk_copy(s.v[v_at.stage], v + static_cast<std::int64_t>(tile) * C::kKvBytes, C::kKvBytes, full);
+        v_at.advance();
+      };
+      bring_k(0);
+      for (int tile = 1; tile < w.tiles; ++tile) {
+        bring_k(tile);
+        bring_v(tile - 1);
+      }
+      bring_v(w.tiles - 1);
+    }
+    index = atomicAdd(p.next_tile, 1) + gridDim.x;
+  }
+}
+
+/// S of one tile: Q K^T of the codes.
+template <class C, class Acc>
+__device__ __forceinline__ void issue_scores(Acc (&acc)[64], const std::uint8_t* q, const std::uint8_t* k) {
+  constexpr Swizzle kSwizzle = C::kDim == 64 ? Swizzle::bytes64 : Swizzle::bytes128;
+  constexpr int kHalves = C::kDim == 256 ? 2 : 1;
+  constexpr int kSteps = (C::kDim == 64 ? 64 : 128) / 32;
+#pragma unroll
+  for (int half = 0; half < kHalves; ++half) {
+    const std::uint64_t a = matrix<kSwizzle>(q + half * kTileRows * 128);
+    const std::uint64_t b = matrix<kSwizzle>(k + half * kTileKeys * 128);
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      // 32 bytes along K are 2 in units of 16.
+      if constexpr (C::kInt) {
+        wgmma_s8(acc, a + i * 2, b + i * 2, half + i > 0);
+      } else {
+        wgmma_e4m3(acc, a + i * 2, b + i * 2, half + i > 0);
+      }
+    }
+  }
+}
+
+/// O_tile = P V for kVColumns columns from `first` on.
+template <class C>
+__device__ __forceinline__ void issue_values(float (&o)[C::kVColumns / 2], const std::uint32_t (&p)[16],
+                                             const std::uint8_t* v, int first, bool accumulate) {
+  const std::uint64_t b = matrix<Swizzle::bytes128>(v + first * kTileKeys);
+#pragma unroll
+  for (int i = 0; i < kTileKeys / 32; ++i) wgmma_e4m3(o, p + i * 4, b + i * 2, accumulate || i > 0);
+}
+
+template <class C>
+__device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, int group);
+
+template <class C>
+__global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_constant__ AttentionParams p) {
+  // Dynamic shared memory begins at a multiple of 1024 bytes, since there is no other.
+  extern __shared__ __align__(1024) std::uint8_t raw[];
+  auto& s = *reinterpret_cast<Shared<C>*>(raw);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < C::kConsumers; ++i) {
+      s.q_full[i].init(1);
+      s.q_empty[i].init(4);
+    }
+    for (int i = 0; i < C::kStages; ++i) {
+      s.k_full[i].init(1);
+      s.v_full[i].init(1);
+      s.k_empty[i].init(4 * C::kConsumers);
+      s.v_empty[i].init(4 * C::kConsumers);
+    }
+    for (int i = 0; i < 2; ++i) {
+      s.work_full[i].init(1);
+      s.work_empty[i].init(4 * C::kConsumers);
+    }
+    fence_barrier_init();
+  }
+  __syncthreads();
+  // The same for the whole warp, which the compiler cannot see otherwise.
+  const int group = __shfl_sync(~0U, threadIdx.x / 128, 0);
+  if (group == C::kConsumers) {
+    give_registers<C::kProducerRegisters>();
+    if (threadIdx.x % 128 == 0) produce<C>(p, s);
+  } else {
+    take_registers<C::kConsumerRegisters>();
+    consume<C>(p, s, group);
+  }
+}
+
+}  // namespace sage2::cuda::sm90

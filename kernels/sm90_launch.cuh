@@ -1,0 +1,34 @@
+#pragma once
+
+#include "kernels/cuda_check.hpp"
+#include "kernels/sm90_consume.cuh"
+
+namespace sage2::cuda::sm90 {
+
+/// Launches one instance: as many blocks as multiprocessors, each of which takes work until none is left.
+template <class C>
+void launch(const AttentionParams& params, cudaStream_t stream) {
+  constexpr int kShared = static_cast<int>(sizeof(Shared<C>));
+  static_assert(kShared <= 227 * 1024);
+  int device = 0;
+  int multiprocessors = 0;
+  SAGE2_CUDA_CHECK(cudaGetDevice(&device));
+  SAGE2_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  SAGE2_CUDA_CHECK(cudaFuncSetAttribute(attention_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
+  constexpr int kRows = C::kConsumers * kTileRows;
+  const std::int64_t work =
+      static_cast<std::int64_t>(params.batch) * params.q_heads * ((params.q_len + kRows - 1) / kRows);
+  if (work == 0) return;
+  const int blocks = static_cast<int>(work < multiprocessors ? work : multiprocessors);
+  attention_kernel<C><<<blocks, C::kThreads, kShared, stream>>>(params);
+  SAGE2_CUDA_CHECK_LAUNCH(attention_kernel);
+}
+
+/// The instances of a head dim, each compiled in a file of its own (sm90_attention_*.cu).
+template <int kDim>
+void launch_fast(const AttentionParams& params, bool e4m3_codes, bool smooth_q, cudaStream_t stream);
+template <int kDim>
+void launch_accurate(const AttentionParams& params, bool e4m3_codes, bool smooth_q, bool two_level,
+                     cudaStream_t stream);
+
+}  // namespace sage2::cuda::sm90

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+
+#include "kernels/device_problem.hpp"
+#include "kernels/sm90_tiles.hpp"
+#include "reference/variant.hpp"
+
+/// From Q, K and V in FP16 or BF16 to the tiles of the Hopper kernel: means, smoothing, scales, codes, dS and the
+/// transposition of V in one launch.
+namespace sage2::cuda::sm90 {
+
+/// What is prepared. Codes and scales have the bits of sage2::quantize; dS is summed by tensor cores in FP32 from Q's
+/// means split into two 16-bit halves (relative error about 2^-16 for BF16, 2^-21 for FP16, of the unsmoothed sum).
+struct PrepareOptions {
+  Format qk = Format::int8;          ///< int8 or int4
+  QkGran gran = QkGran::per_thread;  ///< per_block (64 query rows), per_warp (16) or per_thread
+  bool smooth_q = false, smooth_k = true, smooth_v = false;
+  bool e4m3_codes = false;  ///< write the codes of Q and K as E4M3 numbers, which hold -16 .. 16 exactly
+};
+
+/// Where the parts of a workspace begin, in bytes. All parts are aligned to 1024 bytes.
+struct Workspace {
+  std::size_t progress, progress_bytes;  ///< counters: zeroed before each launch
+  std::size_t q, k, v, q_scale, k_scale, v_scale, v_mean, delta_s;
+  std::size_t k_mean, k_sums, v_partial, q_mean;
+  std::size_t lse_shift;
+  std::size_t bytes;
+};
+
+/// Lays out a workspace for a problem of this shape.
+[[nodiscard]] Workspace plan_workspace(const DeviceProblem& problem, const PrepareOptions& options, bool with_lse);
+
+/// Fills a workspace (device memory, aligned to 1024 bytes). FP16 or BF16 tensors of any strides. Enqueues a memset and
+/// one kernel (a second one for lse_shift where that is wanted); may be captured into a graph.
+void prepare(const DeviceProblem& problem, const PrepareOptions& options, const Workspace& at, void* workspace,
+             bool with_lse, cudaStream_t stream);
+
+/// Parameters of the attention kernel that point into a prepared workspace. The output is left to the caller.
+[[nodiscard]] AttentionParams attention_params(const DeviceProblem& problem, const PrepareOptions& options,
+                                               const Workspace& at, void* workspace, bool with_lse);
+
+}  // namespace sage2::cuda::sm90

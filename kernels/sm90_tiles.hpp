@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "reference/host_device.hpp"
+
+/// How the Hopper kernel wants its operands: cut into tiles, each the exact image of what lies in shared memory, so
+/// that one bulk copy brings a tile and no kernel computes an address inside one.
+namespace sage2::cuda::sm90 {
+
+inline constexpr int kTileRows = 64;   ///< query rows of a warpgroup
+inline constexpr int kTileKeys = 128;  ///< keys of a tile
+inline constexpr int kMeanRows = 128;  ///< query rows that share a mean in smooth Q
+
+/// Head dims the kernel is compiled for; others are padded with zeros to the next.
+SAGE2_HOST_DEVICE constexpr int padded_head_dim(int head_dim) {
+  return head_dim <= 64 ? 64 : (head_dim <= 128 ? 128 : 256);
+}
+
+/// Byte of code (row, channel) in a tile of `rows` rows of Q or K, head dim `dim` (64, 128 or 256). Rows of 64 or 128
+/// bytes; within 8 rows the 16-byte chunks are exchanged, so that reading a column of chunks touches every bank once
+/// (the 64- and 128-byte swizzles of wgmma). Head dim 256 is two halves of 128.
+SAGE2_HOST_DEVICE constexpr int qk_offset(int rows, int dim, int row, int channel) {
+  if (dim == 64) return row * 64 + (((channel >> 4) ^ ((row >> 1) & 3)) << 4) + (channel & 15);
+  const int half = channel >> 7;
+  const int c = channel & 127;
+  return half * rows * 128 + row * 128 + (((c >> 4) ^ (row & 7)) << 4) + (c & 15);
+}
+
+/// Where key `key` of a tile stands along the rows of V^T. A thread of the score tile holds columns 2t, 2t+1, 8+2t,
+/// 9+2t of every 16, but the P operand wants four side by side: the keys are exchanged instead of P.
+SAGE2_HOST_DEVICE constexpr int permuted_key(int key) {
+  const int in16 = key & 15;
+  const int t = (in16 & 7) >> 1;
+  return (key & ~15) | (t << 2) | ((in16 >> 3) << 1) | (in16 & 1);
+}
+
+/// Byte of code (key, channel) in a tile of V^T: a row of 128 bytes a channel.
+SAGE2_HOST_DEVICE constexpr int v_offset(int key, int channel) {
+  const int p = permuted_key(key);
+  return channel * kTileKeys + (((p >> 4) ^ (channel & 7)) << 4) + (p & 15);
+}
+
+enum class OutType : std::uint8_t { fp32, fp16, bf16 };
+
+/// Operands and output of the attention kernel; all pointers to device memory. dim is padded_head_dim(head_dim).
+struct AttentionParams {
+  const std::uint8_t* q;       ///< [q_count, q_tiles, image of 64 rows]: INT8 or E4M3 codes
+  const std::uint8_t* k;       ///< [kv_count, k_tiles, image of 128 keys]
+  const std::uint8_t* v;       ///< [kv_count, k_tiles, image of dim channels x 128 keys]: E4M3
+  const float* q_scale;        ///< [q_count, q_tiles * 64]: a scale a row
+  const float* k_scale;        ///< [kv_count, k_tiles, 4]: scale of keys 8i+2t and 8i+2t+1 of the tile
+  const float* v_scale;        ///< [kv_count, dim]
+  const float* v_mean;         ///< [kv_count, dim], or null without smooth V
+  const float* delta_s;        ///< [q_count, q_blocks of 128 rows, k_tiles * 128], base 2; null without smooth Q
+  void* o;                     ///< [batch, q_heads, q_len, head_dim] with the strides below
+  float* lse;                  ///< [q_count, q_len] natural log-sum-exp, or null
+  const float* lse_shift;      ///< [q_count, q_len]: q . k_mean sm_scale, which smooth K took away; null without
+  unsigned long long* counts;  ///< accuracy kernels: [q_count, 3] underflow, total, saturated (LoopCounts); or null
+  int* next_tile;              ///< zero at launch
+  std::int64_t o_stride_batch, o_stride_head, o_stride_token;  ///< elements
+  OutType o_type;
+  int batch, q_heads, kv_heads;
+  int q_len, kv_len, head_dim;
+  int q_tiles, k_tiles, q_blocks;
+  int is_causal, causal_shift;
+  int heads_per_group;  ///< heads whose K and V stay in L2 while a causal group is worked through
+  float scale_log2;     ///< sm_scale log2(e)
+  float p_offset;       ///< log2(448), rounded down
+};
+
+}  // namespace sage2::cuda::sm90

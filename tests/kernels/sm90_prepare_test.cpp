@@ -1,0 +1,175 @@
+#include "kernels/sm90_prepare.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "fmt/core.h"
+#include "kernels/device_info.hpp"
+#include "reference/formats.hpp"
+#include "reference/quantize.hpp"
+#include "tests/kernels/captured.hpp"
+
+/// The fused preparation against the CPU's quantiser: the same codes and scales, bit for bit, in the tiles of the
+/// Hopper kernel; dS within the error of its 16-bit halves.
+namespace sage2::cuda {
+namespace {
+
+using sage2::testing::CallSpec;
+using sage2::testing::CapturedCall;
+
+Variant variant_of(const sm90::PrepareOptions& options) {
+  Variant v = parse_variant(options.qk == Format::int4 ? "sage2-4b@hopper" : "sage2-8b@hopper");
+  v.qk_gran = options.gran;
+  v.smooth_q = options.smooth_q;
+  v.smooth_k = options.smooth_k;
+  v.smooth_v = options.smooth_v;
+  return v;
+}
+
+/// What a byte of a tile stands for.
+float decode(std::uint8_t byte, bool e4m3) {
+  if (!e4m3) return static_cast<float>(static_cast<std::int8_t>(byte));
+  const float sign = (byte & 0x80U) != 0 ? -1.0F : 1.0F;
+  const int exponent = byte >> 3U & 15U;
+  const auto mantissa = static_cast<float>(byte & 7U);
+  return sign * (exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10));
+}
+
+class Prepared {
+ public:
+  Prepared(CapturedCall& call, const sm90::PrepareOptions& options)
+      : options_(options), problem_(call.upload()), at_(sm90::plan_workspace(problem_, options, true)) {
+    DeviceBuffer<std::uint8_t> memory(at_.bytes, stream_.get());
+    SAGE2_CUDA_CHECK(cudaMemsetAsync(memory.data(), 0xFF, at_.bytes, stream_.get()));
+    sm90::prepare(problem_, options, at_, memory.data(), true, stream_.get());
+    params_ = sm90::attention_params(problem_, options, at_, memory.data(), true);
+    bytes_ = memory.download();
+    dim_ = sm90::padded_head_dim(params_.head_dim);
+  }
+  template <class T>
+  [[nodiscard]] T at(std::size_t offset, std::int64_t index) const {
+    T value;
+    std::memcpy(&value, bytes_.data() + offset + static_cast<std::size_t>(index) * sizeof(T), sizeof(T));
+    return value;
+  }
+
+  /// Compares one query head and its key/value head; says where the first difference is.
+  void expect(const HeadProblem& head, std::int64_t q_head, std::int64_t kv, const std::string& what) const {
+    const auto truth = sage2::quantize(head, variant_of(options_));
+    const auto& a = params_;
+    std::size_t wrong = 0;
+    const auto differ = [&](const char* part, std::int64_t i, std::int64_t c, float found, float expected) {
+      if (std::bit_cast<std::uint32_t>(found + 0.0F) == std::bit_cast<std::uint32_t>(expected + 0.0F)) return;
+      if (++wrong <= 3)
+        ADD_FAILURE() << what << ": " << part << " " << i << ", " << c << ": " << found << " != " << expected;
+    };
+    for (int i = 0; i < a.q_tiles * 64; ++i) {
+      const bool real = i < a.q_len;
+      if (real) differ("q_scale", i, 0, at<float>(at_.q_scale, q_head * a.q_tiles * 64 + i), truth.q.scale[i]);
+      for (int c = 0; c < dim_; ++c) {
+        const auto byte =
+            at<std::uint8_t>(at_.q + sm90::qk_offset(64, dim_, i % 64, c), (q_head * a.q_tiles + i / 64) * 64 * dim_);
+        differ("q", i, c, decode(byte, options_.e4m3_codes), real && c < a.head_dim ? truth.q.codes(i, c) : 0.0F);
+      }
+    }
+    for (int i = 0; i < a.k_tiles * 128; ++i) {
+      const bool real = i < a.kv_len;
+      const std::int64_t tile = kv * a.k_tiles + i / 128;
+      if (real) differ("k_scale", i, 0, at<float>(at_.k_scale, tile * 4 + i % 8 / 2), truth.k.scale[i]);
+      for (int c = 0; c < dim_; ++c) {
+        const bool inside = real && c < a.head_dim;
+        const auto k = at<std::uint8_t>(at_.k + sm90::qk_offset(128, dim_, i % 128, c), tile * 128 * dim_);
+        differ("k", i, c, decode(k, options_.e4m3_codes), inside ? truth.k.codes(i, c) : 0.0F);
+        const auto v = at<std::uint8_t>(at_.v + sm90::v_offset(i % 128, c), tile * 128 * dim_);
+        differ("v", i, c, decode(v, true), inside ? truth.v.front().codes(i, c) : 0.0F);
+      }
+    }
+    for (int c = 0; c < a.head_dim; ++c) {
+      differ("v_scale", 0, c, at<float>(at_.v_scale, kv * dim_ + c), truth.v.front().scale(0, c));
+      if (options_.smooth_v) differ("v_mean", 0, c, at<float>(at_.v_mean, kv * dim_ + c), truth.v_mean[c]);
+    }
+    EXPECT_EQ(wrong, 0U) << what;
+    if (options_.smooth_q) expect_delta(head, truth, q_head, what);
+  }
+
+ private:
+  /// The halves of a mean hold 16 (BF16) or 22 (FP16) bits, FP32 sums lose 2^-22 of the largest partial sum: errors are
+  /// relative to sum |q_mean k|, with what smoothing took away still in it.
+  void expect_delta(const HeadProblem& head, const Operands& truth, std::int64_t q_head,
+                    const std::string& what) const {
+    const auto& a = params_;
+    const double relative = head.dtype == DType::bfloat16 ? 0x1p-15 : 0x1p-19;
+    double worst = 0;
+    for (std::int64_t b = 0; b < a.q_blocks; ++b) {
+      std::vector<double> mean(static_cast<std::size_t>(a.head_dim), 0.0);
+      const std::int64_t rows = std::min<std::int64_t>(128, a.q_len - b * 128);
+      for (std::int64_t i = 0; i < rows; ++i) {
+        for (int c = 0; c < a.head_dim; ++c)
+          mean[c] += static_cast<double>(head.q(b * 128 + i, c)) / static_cast<double>(rows);
+      }
+      for (std::int64_t j = 0; j < a.kv_len; ++j) {
+        // Blocks that do not see the tile at all are left out.
+        if (a.is_causal != 0 && (b + 1) * 128 + a.causal_shift <= j / 128 * 128) continue;
+        double size = 0;
+        for (int c = 0; c < a.head_dim; ++c) size += std::fabs(mean[c] * static_cast<double>(head.k(j, c)));
+        const double expected = static_cast<double>(truth.delta_s(b, j));
+        const double found =
+            static_cast<double>(at<float>(at_.delta_s, (q_head * a.q_blocks + b) * a.k_tiles * 128 + j));
+        const double error = std::fabs(found - expected) / (size * static_cast<double>(a.scale_log2) + 1e-6);
+        worst = error <= worst ? worst : error;
+      }
+    }
+    EXPECT_FALSE(!(worst <= relative)) << what << ": dS is off by 2^" << std::log2(worst);
+  }
+
+  sm90::PrepareOptions options_;
+  Stream stream_;
+  DeviceProblem problem_;
+  sm90::Workspace at_;
+  sm90::AttentionParams params_{};
+  std::vector<std::uint8_t> bytes_;
+  int dim_ = 0;
+};
+
+TEST(Sm90Prepare, HasTheCodesOfTheQuantiser) {
+  const auto list = find_devices();
+  if (list.devices.empty()) GTEST_SKIP() << list.why_none;
+  if (list.devices.front().major != 9) GTEST_SKIP() << "the first GPU is not a Hopper chip";
+  std::vector<sm90::PrepareOptions> all;
+  for (const auto gran : {QkGran::per_block, QkGran::per_warp, QkGran::per_thread}) {
+    all.push_back({.qk = Format::int8, .gran = gran});
+    all.push_back({.qk = Format::int4, .gran = gran, .smooth_q = true, .smooth_v = true, .e4m3_codes = true});
+  }
+  all.push_back({.qk = Format::int8, .smooth_k = false});
+  std::vector<CallSpec> specs;
+  for (const auto dtype : {DType::float16, DType::bfloat16}) {
+    specs.push_back({.shape = {1, 2, 1, 300, 700, 64}, .dtype = dtype, .k_bias = 4, .v_bias = 2, .seed = 1});
+    specs.push_back({.shape = {2, 4, 2, 129, 1100, 128}, .dtype = dtype, .nhd = true, .k_bias = 9, .seed = 2});
+    specs.push_back({.shape = {1, 1, 1, 1, 1, 128}, .dtype = dtype, .seed = 3});
+    specs.push_back({.shape = {1, 2, 2, 200, 513, 96}, .dtype = dtype, .is_causal = true, .q_spread = 9, .seed = 4});
+    specs.push_back({.shape = {1, 1, 1, 140, 260, 256}, .dtype = dtype, .v_bias = 8, .seed = 5});
+    // Rows that are not aligned for wide loads.
+    specs.push_back({.shape = {1, 1, 1, 70, 90, 50}, .dtype = dtype, .row_padding = 3, .offset = 1, .seed = 6});
+  }
+  for (const auto& spec : specs) {
+    for (const auto& options : all) {
+      const Stream stream;
+      CapturedCall call(spec, stream.get());
+      const Prepared prepared(call, options);
+      const auto heads = static_cast<std::int64_t>(spec.shape.batch * spec.shape.q_heads);
+      for (std::int64_t h = 0; h < heads; ++h) {
+        const auto in_batch = h % static_cast<std::int64_t>(spec.shape.q_heads);
+        const auto kv =
+            h / static_cast<std::int64_t>(spec.shape.q_heads) * static_cast<std::int64_t>(spec.shape.kv_heads) +
+            static_cast<std::int64_t>(spec.shape.kv_head(static_cast<std::size_t>(in_batch)));
+        prepared.expect(call.head(static_cast<std::size_t>(h)), h, kv,
+                        fmt::format("d {}, {}, {}, head {}", spec.shape.head_dim, to_string(spec.dtype),
+                                    canonical(variant_of(options)), h));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sage2::cuda
