@@ -11,9 +11,7 @@ namespace {
 
 constexpr double kLeastSame = 0.999;
 constexpr std::uint32_t kMostUlp = 1;
-constexpr double kMostFidelity = 1e-3;  // of the quantisation error
-// Fast kernels: ex2.approx is off by 2 ulp, and dS comes from 16-bit halves of the mean of Q (2^-16 of BF16).
-constexpr double kMostFastFidelity = 1e-2;
+constexpr double kMostFidelity = 1e-3;           // of the quantisation error
 constexpr std::uint64_t kValuesOfACase = 10000;  // below, one value is more than a tenth of what the gate allows
 constexpr std::size_t kMostFaults = 20;          // that are printed
 constexpr std::size_t kNameWidth = 34;           // what 80 columns leave
@@ -118,7 +116,7 @@ void add_case(VerifiedVariant& variant, const CaseFinding& found) {
     }
   } else if (variant.engine == "fast") {
     if (a.nonfinite > 0) fault(fmt::format("{} values are not finite", a.nonfinite));
-    if (a.values >= kValuesOfACase && !(a.rel_l1() <= kMostFastFidelity * found.quantisation.rel_l1())) {
+    if (a.values >= kValuesOfACase && !(a.rel_l1() <= kMostFidelity * found.quantisation.rel_l1())) {
       fault(fmt::format("fidelity error {:.2e} beside a quantisation error of {:.2e}", a.rel_l1(),
                         found.quantisation.rel_l1()));
     }
