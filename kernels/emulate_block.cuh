@@ -179,8 +179,8 @@ struct Block {
         stage_k<kHow>(first_key + n0, keys, d0, depth);
         __syncthreads();
         if (place.columns * 4 < keys) {
-          multiply<kHow, kRows>(panel_at<kHow>(q_panel(), resident ? d0 : 0, kRows), b_panel(), place, depth, p.qk,
-                                acc);
+          multiply<kHow, kRows, false>(panel_at<kHow>(q_panel(), resident ? d0 : 0, kRows), b_panel(), place, depth,
+                                       p.qk, acc);
         }
       }
       if (place.columns * 4 >= keys) continue;
@@ -196,8 +196,23 @@ struct Block {
 
   // ---- From products of codes to rounded P: running maximum, rescaling factor, exponentials, denominator.
 
-  __device__ float rounded_p(float x) const {
-    return p.p == Format::int8 ? round_half_even(x * 127.0F) : round_to(p.p, x);
+  /// Calls f(round) with the rounding of P's format.
+  template <class F>
+  __device__ void with_rounding(const F& f) const {
+    switch (p.p) {
+      case Format::e4m3:
+        return f([](float x) { return round_e4m3(x); });
+      case Format::e5m2:
+        return f([](float x) { return round_e5m2(x); });
+      case Format::fp16:
+        return f([](float x) { return round_fp16(x); });
+      case Format::bf16:
+        return f([](float x) { return round_bf16(x); });
+      case Format::int8:
+        return f([](float x) { return round_half_even(x * 127.0F); });
+      default:
+        return f([](float x) { return x; });
+    }
   }
 
   __device__ void softmax(std::int64_t first_key) {
@@ -237,21 +252,23 @@ struct Block {
     const float alpha = exp2_shared(before - m);
     if (share == 0) rows.alpha[row] = alpha;
     l *= alpha;
-    for (int n0 = 2 * share; n0 < p.k_tile; n0 += 8) {
+    with_rounding([&](const auto& round) {
+      for (int n0 = 2 * share; n0 < p.k_tile; n0 += 8) {
 #pragma unroll
-      for (int n = n0; n < n0 + 2; ++n) {
-        float& score = s()[n * kRows + row];
-        const float f = q_scale * k_scale()[n];
-        const float e = exp2_shared(delta != nullptr ? score - m : fmaf(score, f, -m));
-        const bool in = first_key + n < visible;
-        const float seen = in ? e : 0.0F;
-        l += seen;
-        const float code = rounded_p(seen);
-        saturated += seen > p.p_limit ? 1U : 0U;
-        underflow += in && code == 0 ? 1U : 0U;
-        score = code * p.p_unit;
+        for (int n = n0; n < n0 + 2; ++n) {
+          float& score = s()[n * kRows + row];
+          const float f = q_scale * k_scale()[n];
+          const float e = exp2_shared(delta != nullptr ? score - m : fmaf(score, f, -m));
+          const bool in = first_key + n < visible;
+          const float seen = in ? e : 0.0F;
+          l += seen;
+          const float code = round(seen);
+          saturated += seen > p.p_limit ? 1U : 0U;
+          underflow += in && code == 0 ? 1U : 0U;
+          score = code * p.p_unit;
+        }
       }
-    }
+    });
     __syncthreads();
   }
 
@@ -283,7 +300,7 @@ struct Block {
         if (place.columns * 4 >= columns) continue;
         Panel a = p_panel();
         if (kHow == Product::light) a.values = s() + k0 * kRows;
-        multiply<kHow, kRows>(a, b_panel(), place, keys, part.product, acc);
+        multiply<kHow, kRows, true>(a, b_panel(), place, keys, part.product, acc);
         const int done = k0 + keys;
         const bool flush = done == p.k_tile || (part.product.model.half && done % kHalfAccumulatorKeys == 0);
         if constexpr (kHow != Product::fp64) {
