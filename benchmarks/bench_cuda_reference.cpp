@@ -1,6 +1,6 @@
-#include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstdint>
-#include <stdexcept>
 #include <vector>
 
 #include "benchmark/benchmark.h"

@@ -209,7 +209,7 @@ class Call:
 
         o = torch.empty(self.heads, q.shape[1], self.d, device=q.device)
         for h, r in self.chunks(4, gib):
-            # A row's scale goes to the small Q only where that keeps the codes: it does not, so S is multiplied.
+            # Scales would spoil the codes, which TF32 holds exactly, so they multiply S.
             torch.backends.cuda.matmul.allow_tf32 = "exact" not in (c["q"], c["k"])
             s = torch.bmm(q[h, r], k[self.kv[h]].transpose(1, 2))
             factor = self.sm_scale * LOG2E

@@ -61,10 +61,9 @@ HeadErrors on_host(const Outputs& o, std::int64_t head) {
 
 /// Within a few last bits of sums of `n` positive terms in FP64, or of `scale`, their magnitudes' sum; or both NaN.
 void expect_sum(double actual, double expected, double scale, const char* what) {
+  if (actual == expected) return;  // the scale itself may have overflowed
   if (std::isnan(expected)) {
     EXPECT_TRUE(std::isnan(actual)) << what << ": " << actual;
-  } else if (std::isinf(expected)) {
-    EXPECT_EQ(actual, expected) << what;
   } else {
     // At most 64 terms are added plainly, by either engine: 64 * 2^-53 each.
     EXPECT_LE(std::abs(actual - expected), 128 * 0x1p-53 * scale) << what << ": " << actual << " not " << expected;
