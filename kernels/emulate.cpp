@@ -45,7 +45,7 @@ ProductPlan product_plan(const ProductRule& rule, Format a, Format b) {
     case Summation::wide:
       plan.how = Product::heavy;
       plan.a = plan.b = {kWideZero, -126, 200};
-      plan.lowest = kWideLowest;
+      plan.lowest = rule.model.half ? kWideLowest : kLeastSumExponent;
       plan.least_c = rule.model.half ? kHalfLeast : -126;
       break;
   }
