@@ -8,6 +8,7 @@
 #include "datasets/convert.hpp"
 #include "datasets/synth.hpp"
 #include "fmt/format.h"
+#include "harness/cuda_fast.hpp"
 #include "harness/cuda_heads.hpp"
 #include "harness/selection.hpp"
 #include "kernels/accumulator_probe.hpp"
@@ -108,7 +109,7 @@ HeadProblem head_problem(const HostHeads& heads, std::size_t q_head) {
 struct Subject {
   Variant variant;
   bool always = false;  ///< whether its emulation is verified though it does not run natively
-  VerifiedVariant native, emulated;
+  VerifiedVariant native, fast, emulated;
 };
 
 class Verifier {
@@ -145,7 +146,7 @@ class Verifier {
   std::vector<VerifiedVariant> take() {
     std::vector<VerifiedVariant> all;
     for (auto& subject : subjects_) {
-      for (auto* found : {&subject.native, &subject.emulated}) {
+      for (auto* found : {&subject.native, &subject.fast, &subject.emulated}) {
         conclude(*found);
         if (found->cases > 0) all.push_back(std::move(*found));
       }
@@ -160,8 +161,9 @@ class Verifier {
     if (std::any_of(subjects_.begin(), subjects_.end(), same)) return;
     Subject subject;
     subject.variant = variant;
-    subject.native.variant = subject.emulated.variant = spelling;
+    subject.native.variant = subject.fast.variant = subject.emulated.variant = spelling;
     subject.native.engine = "native";
+    subject.fast.engine = "fast";
     subject.emulated.engine = "emulated";
     subject.always = always;
     subjects_.push_back(std::move(subject));
@@ -192,6 +194,12 @@ class Verifier {
         found.other_totals += own[h].p_total == counts[h].p_total ? 0 : 1;
       }
       add_case(subject.native, found);
+      if (const auto fast = attend_fast(heads, subject.variant, device_.major, stream_.get())) {
+        auto quick = finding(heads);
+        quick.agreement = compare_outputs(*fast, expected);
+        quick.quantisation = distance(*fast, reference(heads));
+        add_case(subject.fast, quick);
+      }
     }
     if (!emulated) return;
     auto found = finding(heads);

@@ -45,8 +45,8 @@ void add_row(Table& table, std::string name, std::size_t width, std::vector<std:
   table.rows.push_back(std::move(cells));
 }
 
-Table native_table(const Verification& verification) {
-  Table table{"Native kernels against the emulation",
+Table native_table(const Verification& verification, const std::string& engine, const char* title) {
+  Table table{title,
               {{"variant"},
                {"cases", Align::right},
                {"BF16", Align::right, "same, %"},
@@ -59,7 +59,7 @@ Table native_table(const Verification& verification) {
                "FP64 reference. fidelity: "
                "from the emulation."}};
   for (const auto& v : verification.variants) {
-    if (v.engine != "native") continue;
+    if (v.engine != engine) continue;
     add_row(table, v.variant, kNameWidth,
             {fmt::format("{}", v.cases), percent(v.agreement.share_bf16()), percent(v.agreement.share_fp32()),
              fmt::format("{}", v.agreement.worst_ulp), fmt::format("{:.1e}", v.quantisation.rel_l1()),
@@ -114,6 +114,12 @@ void add_case(VerifiedVariant& variant, const CaseFinding& found) {
                           found.quantisation.rel_l1()));
       }
     }
+  } else if (variant.engine == "fast") {
+    if (a.nonfinite > 0) fault(fmt::format("{} values are not finite", a.nonfinite));
+    if (a.values >= kValuesOfACase && !(a.rel_l1() <= kMostFidelity * found.quantisation.rel_l1())) {
+      fault(fmt::format("fidelity error {:.2e} beside a quantisation error of {:.2e}", a.rel_l1(),
+                        found.quantisation.rel_l1()));
+    }
   } else if (!(a.same_fp32 == a.values)) {
     fault(fmt::format("{} of {} values differ from the CPU's", a.values - a.same_fp32, a.values));
   }
@@ -150,10 +156,14 @@ bool Verification::passed() const {
 std::string verification_text(const Verification& verification) {
   std::string text = fmt::format("{}, {} cases\n\n", verification.device, verification.cases);
   for (const auto& table :
-       {native_table(verification), emulated_table(verification), accumulator_table(verification)}) {
+       {native_table(verification, "native", "Native kernels against the emulation"),
+        native_table(verification, "fast", "Fast kernels and fused preparation (libsage2) against the emulation"),
+        emulated_table(verification), accumulator_table(verification)}) {
     if (!table.rows.empty()) text += to_text(table) + "\n";
   }
-  if (native_table(verification).rows.empty()) text += "No variant runs natively here.\n";
+  const auto native = [](const VerifiedVariant& v) { return v.engine == "native"; };
+  if (std::none_of(verification.variants.begin(), verification.variants.end(), native))
+    text += "No variant runs natively here.\n";
   for (const auto& a : verification.accumulators) {
     if (a.mismatches > 0) text += fmt::format("FAULT {}: model {}: {}\n", a.instruction, a.model, a.first_mismatch);
   }
@@ -187,7 +197,7 @@ nlohmann::json verification_json(const Verification& verification) {
              {"fidelity_rel_l1", a.rel_l1()},
              {"heads_with_other_counts", v.other_counts},
              {"faults", v.faults}};
-    if (v.engine == "native") row["quantisation_rel_l1"] = v.quantisation.rel_l1();
+    if (v.engine != "emulated") row["quantisation_rel_l1"] = v.quantisation.rel_l1();
     j["variants"].push_back(std::move(row));
   }
   for (const auto& a : verification.accumulators) {
