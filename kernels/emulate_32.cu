@@ -1,5 +1,4 @@
-#include "kernels/cuda_check.hpp"
-#include "kernels/emulate_block.cuh"
+#include "kernels/emulate_kernel.cuh"
 
 namespace sage2::cuda {
 
