@@ -1,0 +1,63 @@
+#include "harness/bench_results.hpp"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "reports/bench.hpp"
+
+namespace sage2 {
+namespace {
+
+BenchResult result(const std::string& part, std::int64_t length, std::vector<double> ms) {
+  return {.variant = "sage2-4b@hopper",
+          .stands_for = {"sage2-4b"},
+          .part = part,
+          .shape = {.batch = 2, .q_heads = 4, .kv_heads = 4, .q_len = length, .kv_len = length, .head_dim = 64},
+          .ms = std::move(ms),
+          .cos_sim = 0.999,
+          .rel_l1 = 0.04};
+}
+
+TEST(BenchResults, QuantilesAreLinearBetweenSamples) {
+  EXPECT_DOUBLE_EQ(quantile({3, 1, 2, 4}, 0), 1);
+  EXPECT_DOUBLE_EQ(quantile({3, 1, 2, 4}, 0.5), 2.5);  // numpy.quantile([3, 1, 2, 4], 0.5)
+  EXPECT_DOUBLE_EQ(quantile({3, 1, 2, 4}, 0.9), 3.7);  // numpy.quantile([3, 1, 2, 4], 0.9)
+  EXPECT_DOUBLE_EQ(quantile({3, 1, 2, 4}, 1), 4);
+  EXPECT_DOUBLE_EQ(quantile({7}, 0.3), 7);
+  EXPECT_THROW((void)quantile({}, 0.5), std::invalid_argument);
+}
+
+TEST(BenchResults, RankReadsWhatIsWritten) {
+  const auto file = std::filesystem::path(testing::TempDir()) / "sage2_bench_results.json";
+  std::ofstream(file) << bench_json({result("", 1024, {4, 2, 3}), result("kernel alone", 1024, {1})},
+                                    {{"gpu", "none"}});
+  const auto entries = read_bench(file);
+  ASSERT_EQ(entries.size(), 2U);
+  EXPECT_EQ(entries[0].variant, "sage2-4b@hopper");
+  EXPECT_DOUBLE_EQ(entries[0].ms, 3) << "the median";
+  // 4 x 2 x 4 x 1024 x 1024 x 64 operations in 3 ms.
+  EXPECT_NEAR(entries[0].tops, 2147483648.0 / 3e-3 * 1e-12, 1e-9);
+  const RecordShape shape = result("", 1024, {1}).shape;
+  EXPECT_DOUBLE_EQ(bench_ms(entries, "sage2-4b", shape).value(), 3) << "costs are those of the whole call";
+  EXPECT_DOUBLE_EQ(bench_ms(entries, "sage2-4b@hopper", shape).value(), 3);
+  EXPECT_DOUBLE_EQ(bench_ms(entries, "sage2-4b@hopper (kernel alone)", shape).value(), 1);
+  EXPECT_FALSE(bench_ms(entries, "sage2-8b", shape));
+}
+
+TEST(BenchResults, OneTableForEachHeadDimAndMask) {
+  auto causal = result("", 2048, {1});
+  causal.shape.is_causal = true;
+  const auto tables =
+      bench_tables({result("", 1024, {1}), result("", 2048, {1}), result("kernel alone", 2048, {1}), causal});
+  ASSERT_EQ(tables.size(), 2U);
+  EXPECT_EQ(tables[0].columns.size(), 3U);
+  ASSERT_EQ(tables[0].rows.size(), 2U);
+  EXPECT_EQ(tables[0].rows[0], (std::vector<std::string>{"sage2-4b@hopper", "2", "9"}));
+  EXPECT_EQ(tables[0].rows[1], (std::vector<std::string>{"sage2-4b@hopper (kernel alone)", "", "9"}));
+  EXPECT_EQ(tables[1].rows[0][1], "4");
+}
+
+}  // namespace
+}  // namespace sage2
