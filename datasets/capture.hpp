@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -101,9 +102,15 @@ class CaptureReader {
   std::unique_ptr<Impl> impl_;
 };
 
+/// Is shown the stored values of one head (as `read_head_bits` gives them); may take them.
+using HeadVisitor =
+    std::function<void(TensorName name, std::size_t batch, std::size_t head, std::vector<std::byte>& bits)>;
+
 /// 128-bit hash (hex) of the contents of a cell: shape, format, mask, scale and the values of Q, K and V in HND order.
-/// Depends neither on the file's name nor on its layout, chunks or compression.
-[[nodiscard]] std::string content_hash(const CaptureReader& reader, const CellInfo& cell);
+/// Depends neither on the file's name nor on its layout, chunks or compression. Every head of Q, K and V is read once;
+/// `visit` sees them in that order.
+[[nodiscard]] std::string content_hash(const CaptureReader& reader, const CellInfo& cell,
+                                       const HeadVisitor& visit = {});
 
 /// The same hash of any text.
 [[nodiscard]] std::string text_hash(std::string_view text);

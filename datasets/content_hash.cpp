@@ -31,7 +31,7 @@ class Hash {
 
 }  // namespace
 
-std::string content_hash(const CaptureReader& reader, const CellInfo& cell) {
+std::string content_hash(const CaptureReader& reader, const CellInfo& cell, const HeadVisitor& visit) {
   const Shape& s = cell.shape;
   Hash hash;
   const std::string head = fmt::format(
@@ -47,6 +47,7 @@ std::string content_hash(const CaptureReader& reader, const CellInfo& cell) {
       for (std::size_t h = 0; h < heads; ++h) {
         reader.read_head_bits(cell, name, b, h, bits);
         hash.add(bits.data(), bits.size());
+        if (visit) visit(name, b, h, bits);
       }
     }
   }

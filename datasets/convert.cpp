@@ -49,6 +49,21 @@ std::uint16_t narrow_brain(float value) {
   return static_cast<std::uint16_t>((bits & ~kSign) > kInfinity32 ? nan : rounded);
 }
 
+/// Infinity and NaN are what has all bits of the exponent. One pass counts them, which is all that sound data needs.
+template <class T>
+std::optional<NonFinite> find_nonfinite(std::span<const std::byte> bits, std::size_t cols, T exponent) {
+  const auto* const values = reinterpret_cast<const T*>(bits.data());
+  const std::size_t n = bits.size() / sizeof(T);
+  NonFinite found;
+  for (std::size_t i = 0; i < n; ++i) found.count += (values[i] & exponent) == exponent ? 1 : 0;
+  if (found.count == 0) return std::nullopt;
+  std::size_t first = 0;
+  while ((values[first] & exponent) != exponent) ++first;
+  found.row = first / cols;
+  found.col = first % cols;
+  return found;
+}
+
 }  // namespace
 
 void widen_float16(std::span<const std::uint16_t> in, std::span<float> out) {
@@ -88,6 +103,17 @@ void round_to(DType dtype, std::span<float> values) {
     for (auto& x : values) x = widen_half(narrow_half(x));
   } else if (dtype == DType::bfloat16) {
     for (auto& x : values) x = std::bit_cast<float>(static_cast<std::uint32_t>(narrow_brain(x)) << 16);
+  }
+}
+
+std::optional<NonFinite> first_nonfinite(DType dtype, std::span<const std::byte> bits, std::size_t cols) {
+  switch (dtype) {
+    case DType::float16:
+      return find_nonfinite<std::uint16_t>(bits, cols, 0x7c00U);
+    case DType::bfloat16:
+      return find_nonfinite<std::uint16_t>(bits, cols, 0x7f80U);
+    default:
+      return find_nonfinite<std::uint32_t>(bits, cols, kInfinity32);
   }
 }
 

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "datasets/problem.hpp"
@@ -29,5 +31,8 @@ void swap_bytes(std::span<std::uint32_t> values);
 
 /// Rounds each value to what `dtype` can hold.
 void round_to(DType dtype, std::span<float> values);
+
+/// `first_nonfinite` of a matrix in its stored form: bits of rows of `cols` values, in this machine's byte order.
+[[nodiscard]] std::optional<NonFinite> first_nonfinite(DType dtype, std::span<const std::byte> bits, std::size_t cols);
 
 }  // namespace sage2

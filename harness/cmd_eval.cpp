@@ -10,8 +10,9 @@
 #include "fmt/ranges.h"
 #include "harness/capture_flags.hpp"
 #include "harness/command.hpp"
+#include "harness/device_choice.hpp"
 #include "harness/evaluate.hpp"
-#include "harness/progress.hpp"
+#include "harness/record_sink.hpp"
 #include "harness/run_writer.hpp"
 #include "harness/summarise_run.hpp"
 #include "harness/version.hpp"
@@ -23,7 +24,7 @@ namespace {
 struct EvalOptions {
   std::vector<std::string> captures;
   std::vector<std::string> variants, suites;
-  std::string device = "auto";
+  DeviceOptions device;
   std::string out;
   std::string layers, timesteps, samples, heads;
   std::size_t queries = 0;
@@ -117,38 +118,53 @@ RunInfo describe_run(const EvalOptions& options, const Wanted& wanted, const std
   return info;
 }
 
-/// Evaluates one cell; what is wrong with it becomes an error record, and the run goes on.
-bool evaluate_into(RunWriter& run, const CaptureReader& reader, const CellId& id,
-                   const std::vector<NamedVariant>& wanted, const EvaluationPlan& plan, const Shard& shard,
-                   Progress& progress, bool& worked) {
+/// One cell of one capture, and what it needs.
+struct WantedCell {
+  const CaptureReader* reader = nullptr;
+  CellId id;
+  std::vector<NamedVariant> variants;
+};
+
+/// Hands one cell to the engine; what is wrong with it becomes an error record, and the run goes on.
+void evaluate_into(RecordSink& sink, Engine& engine, std::size_t index, const WantedCell& wanted,
+                   const EvaluationPlan& plan, const Shard& shard) {
   try {
-    const auto cell = reader.describe(id);
-    const auto hash = content_hash(reader, cell);
-    if (!shard.takes(hash)) return true;
-    std::vector<NamedVariant> missing;
-    for (const auto& v : wanted) {
-      if (!run.has(record_key(hash, v, plan))) missing.push_back(v);
+    CellJob job{index, CellBits(*wanted.reader, wanted.reader->describe(wanted.id), engine.keep()), {}};
+    if (shard.takes(job.bits.hash())) {
+      for (const auto& v : wanted.variants) {
+        if (sink.claim(record_key(job.bits.hash(), v, plan))) job.variants.push_back(v);
+      }
     }
-    worked = !missing.empty();
-    if (missing.empty()) return true;
-    for (const auto& record : evaluate_cell(reader, cell, missing, plan, hash)) run.add(record);
-    return true;
+    if (job.variants.empty()) {
+      sink.done(index, {});
+    } else {
+      engine.evaluate(std::move(job));
+    }
   } catch (const DataError& e) {
-    progress.clear();
-    fmt::print(stderr, "sage2-eval: {}; the cell is skipped\n", e.what());
-    run.add(CellError{reader.file().filename().string(), id.layer, id.timestep, id.sample, e.what()});
-    return false;
+    if (sink.broken()) throw;
+    const auto& id = wanted.id;
+    sink.failed(index,
+                {wanted.reader->file().filename().string(), id.layer, id.timestep, id.sample, std::string(e.what())});
   }
 }
 
-int run_eval(const EvalOptions& options) {
-  if (options.device == "cuda") {
-    throw DeviceError("--device cuda: this build has no CUDA engine; use --device cpu, which emulates every chip");
+/// Evaluates all cells. Whatever ends the run early, what is finished by then is written.
+void evaluate_all(RecordSink& sink, std::unique_ptr<Engine> engine, const std::vector<WantedCell>& cells,
+                  const EvaluationPlan& plan, const Shard& shard) {
+  try {
+    for (std::size_t i = 0; i < cells.size(); ++i) evaluate_into(sink, *engine, i, cells[i], plan, shard);
+    engine->finish();
+  } catch (...) {
+    engine.reset();  // what runs is finished first
+    sink.finish();
+    sink.write_all();
+    throw;
   }
-  if (options.threads > 0) omp_set_num_threads(options.threads);
+  sink.finish();
+}
+
+int run_eval(const EvalOptions& options) {
   const auto wanted = wanted_variants(options);
-  std::optional<AdaptiveMap> map;
-  if (!options.map.empty()) map = read_map(options.map);
   const Shard shard(options.shard);
   const Selection selection{{options.layers, "--layers"},
                             {options.timesteps, "--timesteps"},
@@ -156,35 +172,39 @@ int run_eval(const EvalOptions& options) {
                             {options.heads, "--heads"}};
   EvaluationPlan plan{selection.heads, std::nullopt, options.seed};
   if (options.queries > 0) plan.queries = options.queries;
+  if (plan.queries && options.device.kernels == "native") {
+    throw UsageError("--engine native computes all query rows: it cannot be combined with --queries");
+  }
+  DeviceChoice device(options.device);  // from here on the GPUs start in the background
+  if (options.threads > 0) omp_set_num_threads(options.threads);
+  std::optional<AdaptiveMap> map;
+  if (!options.map.empty()) map = read_map(options.map);
 
   std::vector<CaptureReader> readers;
-  std::vector<std::pair<std::size_t, CellId>> cells;
-  for (const auto& file : options.captures) {
-    readers.emplace_back(file, options.reader.options());
-    for (const auto& id : select_cells(readers.back(), selection)) cells.emplace_back(readers.size() - 1, id);
+  for (const auto& file : options.captures) readers.emplace_back(file, options.reader.options());
+  std::vector<WantedCell> cells;
+  std::vector<std::string> names;
+  for (const auto& reader : readers) {
+    for (const auto& id : select_cells(reader, selection)) {
+      cells.push_back({&reader, id, variants_of(wanted, map, id)});
+      names.push_back(
+          fmt::format("{}: layer {}, timestep {}", reader.file().filename().string(), id.layer, id.timestep));
+    }
   }
-  RunWriter run(options.out, describe_run(options, wanted, readers));
+  auto info = describe_run(options, wanted, readers);
+  device.decide();
+  device.describe(info);
+  RunWriter run(options.out, std::move(info));
   if (run.resumed() > 0) fmt::print(stderr, "{}: {} records are there already\n", options.out, run.resumed());
 
-  Progress progress(cells.size());
-  std::size_t failed = 0;
-  std::size_t evaluated = 0;
-  for (std::size_t i = 0; i < cells.size(); ++i) {
-    const auto& [file, id] = cells[i];
-    bool worked = false;
-    if (!evaluate_into(run, readers[file], id, variants_of(wanted, map, id), plan, shard, progress, worked)) ++failed;
-    if (worked) ++evaluated;
-    progress.update(
-        i + 1, evaluated,
-        fmt::format("{}: layer {}, timestep {}", readers[file].file().filename().string(), id.layer, id.timestep));
-  }
-  progress.clear();
+  RecordSink sink(run, std::move(names));
+  evaluate_all(sink, device.make_engine(plan, sink), cells, plan, shard);
 
   const Run result = read_run(options.out);
   fmt::print("{}", options.json ? run_json(result, map) : run_tables(result, map));
-  if (failed == 0) return static_cast<int>(ExitCode::ok);
-  fmt::print(stderr, "sage2-eval: {} of {} cells could not be evaluated; see {}/errors.jsonl\n", failed, cells.size(),
-             options.out);
+  if (sink.failures() == 0) return static_cast<int>(ExitCode::ok);
+  fmt::print(stderr, "sage2-eval: {} of {} cells could not be evaluated; see {}/errors.jsonl\n", sink.failures(),
+             cells.size(), options.out);
   return static_cast<int>(ExitCode::bad_data);
 }
 
@@ -198,9 +218,15 @@ void setup_eval(CLI::App& app, Action& action) {
   sub->add_option("--suite", options->suites, "Suites of variants: one published table each, or all");
   sub->add_option("--map", options->map, "Adaptive map: evaluate in each cell what it runs there");
   sub->add_option("--out", options->out, "Run folder; an interrupted run in it is continued")->required();
-  sub->add_option("--device", options->device, "Where to compute")
+  sub->add_option("--device", options->device.device, "Where to compute: auto is cuda where there is a usable GPU")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
+  sub->add_option("--engine", options->device.kernels,
+                  "On a GPU: native kernels where the chip has them (auto), always, or never")
+      ->check(CLI::IsMember({"auto", "native", "emulated"}))
+      ->capture_default_str();
+  sub->add_option("--gpu-memory", options->device.memory, "GiB of each GPU to use at most (default: what is free)")
+      ->check(CLI::PositiveNumber);
   sub->add_option("--layers", options->layers, "Only these layers, as in 0,2,5-8");
   sub->add_option("--timesteps", options->timesteps, "Only these timesteps");
   sub->add_option("--samples", options->samples, "Only these samples");

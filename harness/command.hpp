@@ -17,6 +17,7 @@ void setup_merge(CLI::App& app, Action& action);
 void setup_rank(CLI::App& app, Action& action);
 void setup_report(CLI::App& app, Action& action);
 void setup_compare(CLI::App& app, Action& action);
+void setup_verify(CLI::App& app, Action& action);
 void setup_bench(CLI::App& app, Action& action);
 void setup_variants(CLI::App& app, Action& action);
 

@@ -1,25 +1,16 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "datasets/capture.hpp"
+#include "harness/outcome.hpp"
 #include "harness/selection.hpp"
-#include "reference/variant.hpp"
-#include "reports/record.hpp"
 
-/// From one cell of a capture to its records.
+/// From one cell of a capture to its records, on the CPU; and what all engines agree on.
 namespace sage2 {
-
-/// A variant and how it was asked for.
-struct NamedVariant {
-  std::string name;
-  std::string canonical;
-  Variant variant;
-};
 
 struct EvaluationPlan {
   IndexList heads;
@@ -33,7 +24,11 @@ struct EvaluationPlan {
                                      const EvaluationPlan& plan);
 
 /// Counts up whenever the numbers of any variant change.
-inline constexpr int kNumericsVersion = 1;
+inline constexpr int kNumericsVersion = 2;
+
+/// The query rows to evaluate of one head, or none for all. Every head draws its own.
+[[nodiscard]] std::vector<std::uint32_t> chosen_rows(const CellInfo& cell, const EvaluationPlan& plan,
+                                                     std::size_t batch, std::size_t head);
 
 /// Evaluates the variants on all selected heads of one cell against the FP64 reference. Records come in the order of
 /// the variants. Throws DataError where the cell is not sound (wrong shapes, NaN or infinity in Q, K or V).

@@ -21,6 +21,7 @@ int run(int argc, char** argv) {
   sage2::setup_rank(app, action);
   sage2::setup_report(app, action);
   sage2::setup_compare(app, action);
+  sage2::setup_verify(app, action);
   sage2::setup_bench(app, action);
   sage2::setup_variants(app, action);
   try {

@@ -6,9 +6,9 @@
 
 #include <cstdlib>
 
-#include "build_info.hpp"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
+#include "harness/shared_files.hpp"
 
 namespace sage2 {
 namespace {
@@ -52,13 +52,7 @@ std::string find_interpreter() {
 }  // namespace
 
 fs::path find_plot_script() {
-  std::error_code ignored;
-  const auto self = fs::read_symlink("/proc/self/exe", ignored);
-  const auto installed = self.parent_path().parent_path() / "share" / "sage2-eval" / "plot_report.py";
-  for (const auto& path : {installed, fs::path(build_info::kSourceDir) / "scripts" / "plot_report.py"}) {
-    if (fs::is_regular_file(path, ignored)) return path;
-  }
-  return {};
+  return find_shared_file("plot_report.py", "scripts/plot_report.py");
 }
 
 std::string draw_plots(const fs::path& numbers, const fs::path& folder, const std::vector<std::string>& endings) {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <utility>
 
 #include "fmt/format.h"
 
@@ -19,8 +20,12 @@ std::string duration(double seconds) {
 
 }  // namespace
 
-Progress::Progress(std::size_t total)
-    : total_(total), terminal_(isatty(STDERR_FILENO) != 0), start_(Clock::now()), last_(start_) {}
+Progress::Progress(std::size_t total, std::string things)
+    : total_(total),
+      things_(std::move(things)),
+      terminal_(isatty(STDERR_FILENO) != 0),
+      start_(Clock::now()),
+      last_(start_) {}
 
 void Progress::update(std::size_t done, std::size_t work, const std::string& what) {
   const auto now = Clock::now();
@@ -28,7 +33,7 @@ void Progress::update(std::size_t done, std::size_t work, const std::string& wha
   if (now - last_ < quiet && done != total_) return;
   last_ = now;
   const double elapsed = std::chrono::duration<double>(now - start_).count();
-  std::string line = fmt::format("{}/{} cells", done, total_);
+  std::string line = fmt::format("{}/{} {}", done, total_, things_);
   if (work > 0 && done < total_) {
     line +=
         fmt::format(", {} left", duration(elapsed / static_cast<double>(work) * static_cast<double>(total_ - done)));

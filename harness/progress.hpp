@@ -10,7 +10,8 @@ namespace sage2 {
 /// plain line every ten seconds otherwise.
 class Progress {
  public:
-  explicit Progress(std::size_t total);
+  /// `things`: what is counted.
+  explicit Progress(std::size_t total, std::string things = "cells");
   /// `done` of `total` are finished; `what` names the last one. `work` of these took time, the others were there
   /// before.
   void update(std::size_t done, std::size_t work, const std::string& what);
@@ -20,6 +21,7 @@ class Progress {
  private:
   using Clock = std::chrono::steady_clock;
   std::size_t total_;
+  std::string things_;
   bool terminal_;
   bool shown_ = false;
   Clock::time_point start_;

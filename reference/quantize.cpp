@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <numbers>
 
-#include "Eigen/Core"
 #include "reference/formats.hpp"
+#include "reference/scale_rules.hpp"
 #include "reference/smooth.hpp"
 
 namespace sage2 {
@@ -14,9 +12,6 @@ namespace {
 
 /// Accumulator groups are at most 32 products long, and tiles a multiple of 32 keys.
 constexpr std::size_t kDepthMultiple = 32;
-/// Both official epsilons.
-constexpr float kEpsilon = 1e-7F;
-
 std::size_t round_up(std::size_t n, std::size_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
@@ -37,32 +32,10 @@ float row_amax(const float* row, std::size_t cols) {
   return amax;
 }
 
-/// Numbers the scale groups: row i belongs to group result[i]. Tables of docs/variants.md.
+/// Numbers the scale groups: row i belongs to group result[i].
 std::vector<std::uint32_t> groups_of(std::size_t rows, QkGran gran, const Geometry& g, bool is_q) {
-  std::vector<std::uint32_t> group(rows, 0);
-  const std::size_t block = is_q ? g.q_tile : g.k_tile;
-  const std::size_t warp = is_q ? g.warp_q : g.k_tile;  // all warps share the key tile
-  for (std::size_t i = 0; i < rows; ++i) {
-    std::size_t id = 0;
-    switch (gran) {
-      case QkGran::per_tensor:
-        break;
-      case QkGran::per_block:
-        id = i / block;
-        break;
-      case QkGran::per_warp:
-        id = i / warp;
-        break;
-      case QkGran::per_thread:
-        // A thread of an mma holds rows t, t+8, ... of Q and columns 2t, 2t+1 of every 8 keys.
-        id = is_q ? i / warp * 8 + i % 8 : i / warp * 4 + i % 8 / 2;
-        break;
-      case QkGran::per_token:
-        id = i;
-        break;
-    }
-    group[i] = static_cast<std::uint32_t>(id);
-  }
+  std::vector<std::uint32_t> group(rows);
+  for (std::size_t i = 0; i < rows; ++i) group[i] = static_cast<std::uint32_t>(scale_group(i, gran, g, is_q));
   return group;
 }
 
@@ -70,11 +43,6 @@ struct Rounding {
   Format format;
   bool half_away;  ///< the Triton quantiser's rounding and epsilon
 };
-
-float scale_for(float amax, Rounding how) {
-  const float top = format_top(how.format);
-  return how.half_away ? amax / top + kEpsilon : std::max(kEpsilon, amax) / top;
-}
 
 /// x[i] becomes round(x[i] / scale[i]), clamped to +-top; returns how many were beyond `limit`. Separate simple loops,
 /// so that all of them vectorise.
@@ -92,8 +60,7 @@ std::uint64_t encode(float* __restrict x, const float* __restrict scale, std::si
 std::uint64_t encode_row(float* x, const float* scale, std::size_t n, Rounding how) {
   const float top = format_top(how.format);
   if (is_fp8(how.format)) {
-    // A quotient may exceed the largest code by the rounding of the division; only what is beyond that counts.
-    const auto clamped = encode(x, scale, n, INFINITY, top * (1 + 0x1p-20F), [](float y) { return y; });
+    const auto clamped = encode(x, scale, n, INFINITY, saturation_limit(how.format), [](float y) { return y; });
     for (std::size_t i = 0; i < n; ++i) x[i] = how.format == Format::e4m3 ? round_e4m3(x[i]) : round_e5m2(x[i]);
     return clamped;
   }
@@ -114,7 +81,7 @@ std::vector<float> quantize_rows(Matrix& m, Format format, const std::vector<std
     if (group[i] >= scale.size()) scale.resize(group[i] + 1, 0.0F);
     scale[group[i]] = std::max(scale[group[i]], row_amax(m.row(i), m.cols));
   }
-  for (float& s : scale) s = scale_for(s, how);
+  for (float& s : scale) s = qk_scale(s, format, half_away);
   std::vector<float> row_scale(m.rows);
   std::vector<float> spread(m.cols);
   for (std::size_t i = 0; i < m.rows; ++i) {
@@ -123,33 +90,6 @@ std::vector<float> quantize_rows(Matrix& m, Format format, const std::vector<std
     saturated += encode_row(m.row(i), spread.data(), m.cols, how);
   }
   return row_scale;
-}
-
-/// dS = q_mean K'^T sm_scale log2(e): FP64 products and sums, one rounding to FP32.
-Matrix delta_scores(const std::vector<std::vector<float>>& q_means, const Matrix& k, float sm_scale,
-                    std::size_t padded_len) {
-  using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  const double factor = static_cast<double>(sm_scale) * std::numbers::log2e;
-  Matrix out(q_means.size(), padded_len);
-  RowMajor means(q_means.size(), k.cols);
-  for (std::size_t b = 0; b < q_means.size(); ++b) {
-    for (std::size_t c = 0; c < k.cols; ++c) {
-      means(static_cast<Eigen::Index>(b), static_cast<Eigen::Index>(c)) = static_cast<double>(q_means[b][c]) * factor;
-    }
-  }
-  constexpr std::size_t kBlock = 512;
-  for (std::size_t first = 0; first < k.rows; first += kBlock) {
-    const std::size_t count = std::min(kBlock, k.rows - first);
-    const auto keys = Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(
-        k.row(first), static_cast<Eigen::Index>(count), static_cast<Eigen::Index>(k.cols));
-    const RowMajor product = means * keys.cast<double>().transpose();
-    for (std::size_t b = 0; b < q_means.size(); ++b) {
-      for (std::size_t j = 0; j < count; ++j) {
-        out(b, first + j) = static_cast<float>(product(static_cast<Eigen::Index>(b), static_cast<Eigen::Index>(j)));
-      }
-    }
-  }
-  return out;
 }
 
 void quantize_qk(const HeadProblem& problem, const Variant& variant, Operands& out) {
@@ -176,7 +116,7 @@ void quantize_qk(const HeadProblem& problem, const Variant& variant, Operands& o
   } else if (variant.transform == Transform::smoothattn) {
     smooth_attn(q, k);
   }
-  const bool half_away = variant.qk_gran == QkGran::per_thread;
+  const bool half_away = follows_triton(variant.qk_gran);
   const std::size_t depth = round_up(q.cols, kDepthMultiple);
   out.q.scale =
       quantize_rows(q, variant.q, groups_of(q.rows, variant.qk_gran, variant.geometry, true), half_away, out.saturated);
@@ -198,10 +138,7 @@ Matrix v_scales(const Matrix& v, const Variant& variant) {
   for (std::size_t b = 0; b < scale.rows; ++b) {
     float* row = scale.row(b);
     if (variant.v_gran != VGran::per_channel) std::fill_n(row, v.cols, *std::max_element(row, row + v.cols));
-    // The official kernels divide by zero for an all-zero channel; any positive scale gives the right zeros.
-    for (std::size_t c = 0; c < v.cols; ++c) {
-      row[c] = row[c] > 0 ? std::max(row[c] / v_range(variant), std::numeric_limits<float>::min()) : 1.0F;
-    }
+    for (std::size_t c = 0; c < v.cols; ++c) row[c] = v_scale(row[c], v_range(variant));
   }
   return scale;
 }

@@ -3,20 +3,14 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <numbers>
 #include <numeric>
 
 #include "reference/formats.hpp"
+#include "reference/simd.hpp"
 
 namespace sage2 {
 namespace {
-
-/// Sign of channel c: the low bit of a SplitMix64 step, fixed for all time so that codes can be compared.
-float random_sign(std::size_t c) {
-  std::uint64_t x = (static_cast<std::uint64_t>(c) + 1) * 0x9E3779B97F4A7C15ULL;
-  x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9ULL;
-  x = (x ^ (x >> 27U)) * 0x94D049BB133111EBULL;
-  return ((x ^ (x >> 31U)) & 1U) != 0 ? -1.0F : 1.0F;
-}
 
 struct Band {
   double low, high;
@@ -59,6 +53,39 @@ void subtract(Matrix& m, const std::vector<float>& mean, std::size_t first, std:
     float* row = m.row(i);
     for (std::size_t c = 0; c < m.cols; ++c) row[c] -= mean[c];
   }
+}
+
+Matrix delta_scores(const std::vector<std::vector<float>>& q_means, const Matrix& k, float sm_scale,
+                    std::size_t padded_len) {
+  using simd::Doubles;
+  constexpr std::size_t kKeys = 32;  // side by side, so that the order of each sum is that of its channels
+  constexpr std::size_t kVectors = kKeys * sizeof(double) / sizeof(Doubles);
+  const double factor = static_cast<double>(sm_scale) * std::numbers::log2e;
+  Matrix out(q_means.size(), padded_len);
+  std::vector<double> means(q_means.size() * k.cols);
+  for (std::size_t b = 0; b < q_means.size(); ++b) {
+    for (std::size_t c = 0; c < k.cols; ++c) means[b * k.cols + c] = static_cast<double>(q_means[b][c]) * factor;
+  }
+  std::vector<double> keys(k.cols * kKeys);  // [channel][key]
+  for (std::size_t first = 0; first < k.rows; first += kKeys) {
+    const std::size_t count = std::min(kKeys, k.rows - first);
+    for (std::size_t j = 0; j < count; ++j) {
+      for (std::size_t c = 0; c < k.cols; ++c) keys[c * kKeys + j] = static_cast<double>(k(first + j, c));
+    }
+    for (std::size_t b = 0; b < q_means.size(); ++b) {
+      Doubles sum[kVectors] = {};
+      for (std::size_t c = 0; c < k.cols; ++c) {
+        const double mean = means[b * k.cols + c];
+        for (std::size_t i = 0; i < kVectors; ++i) {
+          sum[i] += mean * simd::load<Doubles>(keys.data() + c * kKeys + i * (kKeys / kVectors));
+        }
+      }
+      double spread[kKeys];
+      for (std::size_t i = 0; i < kVectors; ++i) simd::store(spread + i * (kKeys / kVectors), sum[i]);
+      for (std::size_t j = 0; j < count; ++j) out(b, first + j) = static_cast<float>(spread[j]);
+    }
+  }
+  return out;
 }
 
 Matrix hadamard(const Matrix& m) {

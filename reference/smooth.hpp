@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "datasets/problem.hpp"
+#include "reference/host_device.hpp"
 
 /// Preprocessing of Q, K and V that leaves the attention unchanged in exact arithmetic.
 namespace sage2 {
@@ -16,6 +18,21 @@ void round_to_dtype(std::vector<float>& values, DType dtype);
 
 /// Subtracts `mean` from rows [first, last), in FP32.
 void subtract(Matrix& m, const std::vector<float>& mean, std::size_t first, std::size_t last);
+
+/// dS of smooth Q for each block of query rows, [blocks, padded_len], zeros beyond the keys: the mean of the block
+/// times sm_scale log2(e), rounded to FP64, times each smoothed key. Products and sums are FP64 operations of their
+/// own, over ascending channels, and the sum is rounded to FP32 once: one order for all engines.
+[[nodiscard]] Matrix delta_scores(const std::vector<std::vector<float>>& q_means, const Matrix& k, float sm_scale,
+                                  std::size_t padded_len);
+
+/// Sign of channel c in the Hadamard transform: the low bit of a SplitMix64 step, fixed for all time so that codes can
+/// be compared.
+[[nodiscard]] SAGE2_HOST_DEVICE constexpr float random_sign(std::size_t c) {
+  std::uint64_t x = (static_cast<std::uint64_t>(c) + 1) * 0x9E3779B97F4A7C15ULL;
+  x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9ULL;
+  x = (x ^ (x >> 27U)) * 0x94D049BB133111EBULL;
+  return ((x ^ (x >> 31U)) & 1U) != 0 ? -1.0F : 1.0F;
+}
 
 /// HadamardAttn: multiplies every row by D H / sqrt(n), where D holds fixed random signs and H is the Walsh-Hadamard
 /// matrix of the next power of two n >= cols (rows are padded with zeros). The same for Q and K, so QK^T is unchanged.

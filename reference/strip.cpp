@@ -12,35 +12,6 @@
 namespace sage2 {
 namespace {
 
-/// FP16 accumulators start afresh after this many keys, whatever the key tile (SageAttention2++).
-constexpr std::size_t kHalfKeys = 64;
-
-/// FP8 and FP16 fit the narrow kernel; an exact or BF16 operand does not.
-Summation tensor_core(Format a, Format b) {
-  const auto narrow = [](Format f) { return is_fp8(f) || f == Format::fp16; };
-  return narrow(a) && narrow(b) ? Summation::narrow : Summation::wide;
-}
-
-Summation qk_summation(const Variant& v) {
-  if (is_integer(v.q) && is_integer(v.k)) return Summation::integer;
-  return v.qk_accum == QkAccum::exact ? Summation::fp64 : tensor_core(v.q, v.k);
-}
-
-Summation pv_summation(const Variant& v, Format part) {
-  if (v.pv_accum == PvAccum::exact) return Summation::fp64;
-  if (is_integer(v.p) && is_integer(part)) return Summation::integer;
-  // Outlier channels in FP16 beside INT8 ones: their products with the codes of P are summed exactly.
-  if (is_integer(v.p)) return Summation::fp64;
-  return tensor_core(v.p, part);
-}
-
-bool half_accumulator(PvAccum a) {
-  return a == PvAccum::fp32_fp16 || a == PvAccum::fp16;
-}
-bool fresh_per_tile(PvAccum a) {
-  return a == PvAccum::fp32_fp32 || a == PvAccum::fp32_fp16;
-}
-
 AlignedVector<double> widened(const Matrix& m) {
   return {m.data.begin(), m.data.end()};
 }
@@ -66,11 +37,9 @@ AttentionPlan::AttentionPlan(const HeadProblem& head, const Variant& what, const
       operands(in),
       scale_log2(static_cast<float>(static_cast<double>(head.sm_scale) * std::numbers::log2e)),
       p_offset(sage2::p_offset(what)),
-      qk_how(qk_summation(what)) {
+      qk_how(qk_product(what).how),
+      qk_model(qk_product(what).model) {
   if (qk_how == Summation::fp64) k64 = widened(in.k.codes);
-  if (qk_how == Summation::narrow || qk_how == Summation::wide) {
-    qk_model = accumulator_model(what.arch, what.q, what.k, false);
-  }
   if (qk_how == Summation::narrow) {
     k_exponents.resize(in.k.codes.data.size());
     operand_exponents(in.k.codes.data.data(), k_exponents.size(), least_exponent(what.k), k_exponents.data());
@@ -78,14 +47,10 @@ AttentionPlan::AttentionPlan(const HeadProblem& head, const Variant& what, const
   for (const auto& part : in.v) {
     PvPlan p;
     p.operand = &part;
-    p.how = pv_summation(what, part.format);
+    const auto rule = pv_product(what, part.format, &part != in.v.data());
+    p.how = rule.how;
+    p.model = rule.model;
     if (p.how == Summation::fp64) p.codes64 = widened(part.codes);
-    if (p.how == Summation::narrow || p.how == Summation::wide) {
-      // Outlier channels ride on FP16 instructions, into which every FP8 value of P fits, with an FP32 accumulator.
-      const bool outliers = &part != in.v.data();
-      p.model = outliers ? accumulator_model(what.arch, Format::fp16, Format::fp16, false)
-                         : accumulator_model(what.arch, what.p, part.format, half_accumulator(what.pv_accum));
-    }
     if (p.how == Summation::narrow) {
       p.exponents.resize(part.codes.data.size());
       operand_exponents(part.codes.data.data(), p.exponents.size(), least_exponent(part.format), p.exponents.data());

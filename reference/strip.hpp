@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "Eigen/Core"
-#include "reference/accumulator.hpp"
 #include "reference/panel.hpp"
 #include "reference/quantize.hpp"
+#include "reference/summation.hpp"
 
 /// The attention loop of one strip of 32 query rows: key tile by key tile, as a kernel's warp does it.
 namespace sage2 {
@@ -16,14 +16,6 @@ namespace sage2 {
 /// 64-byte aligned storage, so that panels load whole registers.
 template <class T>
 using AlignedVector = std::vector<T, Eigen::aligned_allocator<T>>;
-
-/// How one product of the two is summed.
-enum class Summation : std::uint8_t {
-  integer,  ///< exact in FP32 (or int32 on the hardware)
-  fp64,     ///< as good as exact
-  narrow,   ///< tensor-core accumulator, operands of FP8 or FP16
-  wide      ///< tensor-core accumulator, operands of any format
-};
 
 /// One part of V, ready for the inner loops.
 struct PvPlan {

@@ -115,6 +115,10 @@ struct Suite {
 /// The suites meant by a name: one, or every one for "all". Throws UsageError for an unknown name.
 [[nodiscard]] std::vector<Suite> find_suites(std::string_view name);
 
+/// What a chip's own kernels are held against the emulation with: every preset as Hopper, Ada and Ampere run it, and
+/// each of these with smooth V or smooth Q the other way or with scales per warp. No variant twice.
+[[nodiscard]] std::vector<Variant> verification_variants();
+
 /// The single-stage suite of any variant: everything quantised, one stage only, and all but one.
 [[nodiscard]] Suite stages_suite(const Variant& base);
 

@@ -227,6 +227,30 @@ const std::vector<Suite>& suites() {
   return all;
 }
 
+std::vector<Variant> verification_variants() {
+  std::vector<Variant> all;
+  const auto add = [&](Variant v) {
+    v = normalised(v);
+    if (!contradiction(v) && std::find(all.begin(), all.end(), v) == all.end()) all.push_back(v);
+  };
+  for (const auto arch : {Arch::hopper, Arch::ada, Arch::ampere}) {
+    for (const auto& preset : presets()) {
+      const auto home = on_arch(preset.variant, arch);
+      add(home);
+      auto v = home;
+      v.smooth_v = !v.smooth_v;
+      add(v);
+      v = home;
+      v.smooth_q = !v.smooth_q;
+      add(v);
+      v = home;
+      v.qk_gran = QkGran::per_warp;
+      add(v);
+    }
+  }
+  return all;
+}
+
 std::vector<Suite> find_suites(std::string_view name) {
   if (name == "all") return suites();
   // "stages:VARIANT" takes another variant apart.

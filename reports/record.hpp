@@ -99,9 +99,9 @@ struct RunInfo {
   std::string compiler, options;
   std::string cpu;
   int threads = 0;
-  std::string gpu, driver;  ///< "" where none was used
-  std::string started;      ///< ISO 8601, UTC
-  std::uint64_t seed = 0;   ///< of the query subset
+  std::string gpu, compute_capability, driver;  ///< "" where none was used
+  std::string started;                          ///< ISO 8601, UTC
+  std::uint64_t seed = 0;                       ///< of the query subset
   std::vector<CaptureInfo> captures;
   std::vector<SuiteRow> variants;  ///< label and canonical spelling of everything asked for, in order
   std::vector<SuiteInfo> suites;   ///< the suites asked for

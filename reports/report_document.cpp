@@ -171,6 +171,7 @@ std::vector<std::vector<std::pair<std::string, std::string>>> provenance(const R
     put("CPU", run.cpu);
     put("Threads", fmt::format("{}", run.threads));
     put("GPU", run.gpu);
+    put("Compute capability", run.compute_capability);
     put("Driver", run.driver);
     put("Started", run.started);
     put("Seed of query subsets", fmt::format("{}", run.seed));

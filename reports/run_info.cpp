@@ -39,10 +39,23 @@ void from_json(const json& j, CaptureInfo& c) {
 }
 
 void to_json(json& j, const RunInfo& r) {
-  j = json{{"schema", kRunSchema},    {"command", r.command},   {"version", r.version},   {"commit", r.commit},
-           {"dirty", r.dirty},        {"compiler", r.compiler}, {"options", r.options},   {"cpu", r.cpu},
-           {"threads", r.threads},    {"gpu", r.gpu},           {"driver", r.driver},     {"started", r.started},
-           {"seed", r.seed},          {"captures", r.captures}, {"variants", r.variants}, {"suites", r.suites},
+  j = json{{"schema", kRunSchema},
+           {"command", r.command},
+           {"version", r.version},
+           {"commit", r.commit},
+           {"dirty", r.dirty},
+           {"compiler", r.compiler},
+           {"options", r.options},
+           {"cpu", r.cpu},
+           {"threads", r.threads},
+           {"gpu", r.gpu},
+           {"compute_capability", r.compute_capability},
+           {"driver", r.driver},
+           {"started", r.started},
+           {"seed", r.seed},
+           {"captures", r.captures},
+           {"variants", r.variants},
+           {"suites", r.suites},
            {"selection", r.selection}};
 }
 
@@ -57,6 +70,7 @@ void from_json(const json& j, RunInfo& r) {
   r.cpu = j.value("cpu", "");
   r.threads = j.value("threads", 0);
   r.gpu = j.value("gpu", "");
+  r.compute_capability = j.value("compute_capability", "");
   r.driver = j.value("driver", "");
   r.started = j.value("started", "");
   r.seed = j.value("seed", std::uint64_t{0});

@@ -160,6 +160,25 @@ TEST(Convert, RoundsAsTheFormatDoes) {
   EXPECT_EQ(values[0], 1.0F / 3.0F);
 }
 
+/// All codes at once: what the widened matrix has, found in the stored bits.
+TEST(Convert, FindsNonFiniteValuesInStoredBits) {
+  const auto codes = all_codes();
+  Matrix m(256, 256);
+  for (const DType dtype : {DType::float16, DType::bfloat16, DType::float32}) {
+    dtype == DType::float16 ? widen_float16(codes, m.data) : widen_bfloat16(codes, m.data);
+    const auto expected = first_nonfinite(m);
+    const auto bytes = dtype == DType::float32 ? std::as_bytes(std::span(m.data)) : std::as_bytes(std::span(codes));
+    const auto found = first_nonfinite(dtype, bytes, 256);
+    ASSERT_TRUE(expected && found);
+    EXPECT_EQ(found->count, expected->count);
+    EXPECT_EQ(found->row, expected->row);
+    EXPECT_EQ(found->col, expected->col);
+    // Everything before the first one is finite.
+    const std::size_t before = expected->row * 256 + expected->col;
+    EXPECT_FALSE(first_nonfinite(dtype, bytes.first(before * byte_size(dtype)), 256));
+  }
+}
+
 TEST(Convert, SwapsBytes) {
   std::vector<std::uint16_t> two{0x1234, 0x00ff};
   swap_bytes(std::span(two));

@@ -64,7 +64,7 @@ class Prepared {
       if (++wrong <= 3)
         ADD_FAILURE() << what << ": " << part << " " << i << ", " << c << ": " << found << " != " << expected;
     };
-    for (std::int64_t i = 0; i < a.q_tiles * 64; ++i) {
+    for (int i = 0; i < a.q_tiles * 64; ++i) {
       const bool real = i < a.q_len;
       if (real) differ("q_scale", i, 0, at<float>(at_.q_scale, q_head * a.q_tiles * 64 + i), truth.q.scale[i]);
       for (int c = 0; c < dim_; ++c) {
@@ -73,7 +73,7 @@ class Prepared {
         differ("q", i, c, decode(byte, options_.e4m3_codes), real && c < a.head_dim ? truth.q.codes(i, c) : 0.0F);
       }
     }
-    for (std::int64_t i = 0; i < a.k_tiles * 128; ++i) {
+    for (int i = 0; i < a.k_tiles * 128; ++i) {
       const bool real = i < a.kv_len;
       const std::int64_t tile = kv * a.k_tiles + i / 128;
       if (real) differ("k_scale", i, 0, at<float>(at_.k_scale, tile * 4 + i % 8 / 2), truth.k.scale[i]);

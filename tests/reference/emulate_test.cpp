@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <numbers>
 #include <set>
 
 #include "reference/exact_attention.hpp"
@@ -97,6 +98,37 @@ TEST(Emulate, AgreesForEveryShapeAndMask) {
         for (const char* text : {"sage2-4b", "sage2-4b-v1", "sage2pp-8b@hopper"}) {
           expect_same(problem, parse_variant(text));
         }
+      }
+    }
+  }
+}
+
+/// One order for all engines: products, then sums over ascending channels, in plain FP64, rounded once. Lengths around
+/// the number of keys that are computed side by side.
+TEST(Emulate, DeltaScoresAreOrderedSums) {
+  for (const std::size_t kv_len : {1U, 31U, 32U, 33U, 100U}) {
+    ProblemSpec spec;
+    spec.q_len = 200;
+    spec.kv_len = kv_len;
+    spec.head_dim = 40;
+    spec.q_bias = spec.k_bias = 2;
+    const auto problem = random_problem(spec);
+    const auto out = quantize(problem, parse_variant("sage2-4b:smooth_k=off"));
+    ASSERT_EQ(out.delta_s.rows, 2U);
+    const double factor = static_cast<double>(problem.sm_scale) * std::numbers::log2e;
+    for (std::size_t b = 0; b < 2; ++b) {
+      const std::size_t first = b * 128;
+      const std::size_t last = std::min<std::size_t>(first + 128, spec.q_len);
+      for (std::size_t j = 0; j < kv_len; ++j) {
+        double sum = 0;
+        for (std::size_t c = 0; c < spec.head_dim; ++c) {
+          double mean = 0;
+          for (std::size_t i = first; i < last; ++i) mean += static_cast<double>(problem.q(i, c));
+          const double rounded = static_cast<float>(mean / static_cast<double>(last - first));
+          const double product = rounded * factor * static_cast<double>(problem.k(j, c));
+          sum += product;
+        }
+        ASSERT_EQ(out.delta_s(b, j), static_cast<float>(sum)) << b << " " << j;
       }
     }
   }

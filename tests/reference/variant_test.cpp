@@ -45,6 +45,22 @@ TEST(Variant, SuiteRowsAreDistinct) {
   }
 }
 
+/// Every published kernel on every chip that could run it, with each of the changes; spelled so that a user can ask for
+/// any of them.
+TEST(Variant, VerificationVariantsAreDistinctAndSound) {
+  std::set<std::string> spellings;
+  for (const auto& v : verification_variants()) {
+    EXPECT_FALSE(contradiction(v)) << canonical(v);
+    EXPECT_EQ(parse_variant(canonical(v)), v);
+    EXPECT_TRUE(spellings.insert(canonical(v)).second) << canonical(v);
+  }
+  for (const char* name : {"sage2-4b@hopper", "sage2-8b@hopper", "sage2-8b", "sage1@ampere", "fa3-fp8",
+                           "sage2-4b@hopper:smooth_q=off", "sage2-8b@hopper:smooth_q=on", "sage2-8b@hopper:smooth_v=on",
+                           "sage2-8b@hopper:qk_gran=per_warp", "sage2-4b:smooth_v=on"}) {
+    EXPECT_TRUE(spellings.contains(canonical(parse_variant(name)))) << name;
+  }
+}
+
 TEST(Variant, OneSpellingForOneMeaning) {
   EXPECT_EQ(canonical(parse_variant("sage2-4b:qk=int8,smooth_q=off")), "sage2-8b");
   EXPECT_EQ(canonical(parse_variant("sage2-8b:smooth_q=on,qk=int4")), "sage2-4b");
