@@ -243,7 +243,8 @@ def main() -> int:
         return 4
     flush = torch.empty(4 * torch.cuda.get_device_properties().L2_cache_size, dtype=torch.uint8, device="cuda")
     before = gpu_state()
-    versions = {"torch": torch.__version__, "cudnn": torch.backends.cudnn.version(), "libsage2": sage2.library_version()}
+    versions = {"torch": torch.__version__, "cudnn": torch.backends.cudnn.version()}
+    versions["libsage2"] = sage2.library_version()
     print(f"{before}\n" + ", ".join(f"{name} {version}" for name, version in versions.items()))
     absent = contestants()[1]
     if absent:

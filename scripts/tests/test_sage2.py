@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import check_sage2  # noqa: E402
 import sage2  # noqa: E402
 from sage2 import _library  # noqa: E402
+from sage2_capture import backends  # noqa: E402
+from sage2_capture.fake.variant import parse_variant  # noqa: E402
 
 
 @pytest.fixture
@@ -65,6 +67,17 @@ def test_workspace_grows_with_the_call() -> None:
     assert 3 * 2 * 1024 * 128 < size("sage2-8b", 1024) < size("sage2-4b", 1024) < size("sage2-4b", 2048)
     with pytest.raises(sage2.Sage2Error, match="q_len is 0"):
         size("sage2-8b", 0)
+
+
+@pytest.mark.usefixtures("library")
+def test_maps_run_on_it() -> None:
+    backend = backends.Libsage2()
+    for text in ("sage2-8b@hopper", "sage2-4b@hopper", "sage2-4b@hopper:qk_gran=per_warp,smooth_v=on,smooth_q=off"):
+        mine = _library.parse_variant(text)
+        through = _library.parse_variant(backend.spelling(parse_variant(text)))
+        assert bytes(mine) == bytes(through), text
+    for text in ("sage2-4b", "sage2-8b@hopper:smooth_q=on", "fp16", "sage2pp-4b@hopper", "sage2-4b@hopper:qk=int5"):
+        assert backend.spelling(parse_variant(text)) is None, text
 
 
 def test_tensors_on_the_cpu_are_refused() -> None:

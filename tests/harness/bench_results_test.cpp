@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 #include "reports/bench.hpp"
 
@@ -12,6 +13,7 @@ namespace {
 
 BenchResult result(const std::string& part, std::int64_t length, std::vector<double> ms) {
   return {.variant = "sage2-4b@hopper",
+          .written = "",
           .stands_for = {"sage2-4b"},
           .part = part,
           .shape = {.batch = 2, .q_heads = 4, .kv_heads = 4, .q_len = length, .kv_len = length, .head_dim = 64},
@@ -27,6 +29,23 @@ TEST(BenchResults, QuantilesAreLinearBetweenSamples) {
   EXPECT_DOUBLE_EQ(quantile({3, 1, 2, 4}, 1), 4);
   EXPECT_DOUBLE_EQ(quantile({7}, 0.3), 7);
   EXPECT_THROW((void)quantile({}, 0.5), std::invalid_argument);
+}
+
+TEST(BenchResults, OnlyWhatAgreesIsTimed) {
+  const auto errors = [](double rel_l1, double cos_sim) {
+    ErrorMetrics m;
+    m.rel_l1 = rel_l1;
+    m.cos_sim = cos_sim;
+    return m;
+  };
+  constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+  const auto accurate = errors(0.04, 0.999);
+  EXPECT_EQ(why_not_timed(errors(0.041, 0.999), accurate, 0.25), "");
+  EXPECT_NE(why_not_timed(errors(0.043, 0.999), accurate, 0.25), "");
+  EXPECT_NE(why_not_timed(errors(0.04, 0.9989), accurate, 0.25), "");
+  EXPECT_NE(why_not_timed(errors(kNaN, kNaN), accurate, 0.25), "");
+  EXPECT_NE(why_not_timed(errors(0.04, 0.999), errors(kNaN, kNaN), 0.25), "");
+  EXPECT_NE(why_not_timed(errors(0.04, 0.999), accurate, 0.03), "") << "the accurate kernel itself";
 }
 
 TEST(BenchResults, RankReadsWhatIsWritten) {
