@@ -1,11 +1,15 @@
 #include "harness/bench_results.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 
+#include "datasets/error.hpp"
 #include "reports/bench.hpp"
 
 namespace sage2 {
@@ -76,6 +80,24 @@ TEST(BenchResults, OneTableForEachHeadDimAndMask) {
   EXPECT_EQ(tables[0].rows[0], (std::vector<std::string>{"sage2-4b@hopper", "2", "9"}));
   EXPECT_EQ(tables[0].rows[1], (std::vector<std::string>{"sage2-4b@hopper (kernel alone)", "", "9"}));
   EXPECT_EQ(tables[1].rows[0][1], "4");
+}
+
+TEST(BenchCommand, ListsItsBenchmarksOrSaysWhyItCannotRun) {
+  const auto out = std::filesystem::path(testing::TempDir()) / "sage2_bench_list.txt";
+  const std::string command =
+      std::string(SAGE2_EVAL_BINARY) + " bench --benchmark_list_tests > " + out.string() + " 2>&1";
+  const int status = std::system(command.c_str());  // NOLINT(concurrency-mt-unsafe)
+  std::ifstream in(out);
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  ASSERT_TRUE(WIFEXITED(status));
+  if (WEXITSTATUS(status) == 0) {
+    EXPECT_NE(text.find("attention/sage2-4b@hopper/d:128/causal:1/n:8192/whole"), std::string::npos) << text;
+    EXPECT_NE(text.find("overhead/smooth_q/d:64/n:4096/kernel"), std::string::npos) << text;
+  } else {
+    EXPECT_EQ(WEXITSTATUS(status), static_cast<int>(ExitCode::device));
+    EXPECT_EQ(text.rfind("sage2-eval: bench: ", 0), 0U) << text;
+    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
+  }
 }
 
 }  // namespace
