@@ -21,7 +21,7 @@ namespace {
 constexpr int kNarrowZero = -64;
 constexpr int kNarrowLowest = -100;
 constexpr int kWideZero = -1000;
-constexpr int kWideLowest = -300;
+constexpr int kHalfLowest = -300;
 constexpr int kHalfLeast = -14;
 
 ProductPlan product_plan(const ProductRule& rule, Format a, Format b) {
@@ -44,8 +44,9 @@ ProductPlan product_plan(const ProductRule& rule, Format a, Format b) {
       break;
     case Summation::wide:
       plan.how = Product::heavy;
+      plan.any_range = true;
       plan.a = plan.b = {kWideZero, -126, 200};
-      plan.lowest = rule.model.half ? kWideLowest : kLeastSumExponent;
+      plan.lowest = rule.model.half ? kHalfLowest : kLeastSumExponent;
       plan.least_c = rule.model.half ? kHalfLeast : -126;
       break;
   }
@@ -100,7 +101,7 @@ LoopParams loop_params(const DeviceProblem& problem, const Variant& variant, con
   p.scale_log2 = static_cast<float>(static_cast<double>(problem.sm_scale) * std::numbers::log2e);
   p.p_offset = p_offset(variant);
   p.p_limit = saturation_of_p(variant.p);
-  p.p_unit = 1;
+  p.p_unit = p.p_back = 1;
   p.qk = product_plan(qk_product(variant), variant.q, variant.k);
   p.parts = static_cast<std::int32_t>(in.v.size());
   for (std::size_t i = 0; i < in.v.size(); ++i) {
@@ -112,9 +113,25 @@ LoopParams loop_params(const DeviceProblem& problem, const Variant& variant, con
     part.channels = v.channels.data();
     part.count = static_cast<std::int32_t>(v.count);
     part.scale_rows = static_cast<std::int32_t>(v.scale_rows);
-    if (part.product.how == Product::light) p.p_unit = kLightUnit;
+    if (part.product.how != Product::light) continue;
+    p.p_unit = kLightUnit;
+    p.p_back = 1 / kLightUnit;
   }
   return p;
+}
+
+/// Formats to which finite values may round as infinity. What sees one is NaN, as on the CPU (reference/emulate.cpp).
+bool overflows(Format format) {
+  return format == Format::fp16 || format == Format::bf16;
+}
+
+/// The first token whose code is not finite, of each head or of each of its columns.
+DeviceBuffer<std::uint32_t> nonfinite(const DeviceBuffer<float>& codes, std::int64_t heads, std::int64_t tokens,
+                                      std::int64_t cols, bool per_column, cudaStream_t stream) {
+  DeviceBuffer<std::uint32_t> first(static_cast<std::size_t>(per_column ? heads * cols : heads), stream);
+  SAGE2_CUDA_CHECK(cudaMemsetAsync(first.data(), 0xFF, first.size() * sizeof(std::uint32_t), stream));
+  find_nonfinite(codes.data(), heads, tokens, static_cast<std::int32_t>(cols), per_column, first.data(), stream);
+  return first;
 }
 
 }  // namespace
@@ -123,14 +140,18 @@ void emulate(const DeviceProblem& problem, const Variant& variant, const DeviceO
              const RowSelection& rows, float* o, LoopCounts* counts, cudaStream_t stream) {
   LoopParams p = loop_params(problem, variant, operands, rows, o, counts);
   if (p.row_count == 0) return;
+  DeviceBuffer<std::uint32_t> first_bad_key;
   DeviceBuffer<std::uint32_t> first_bad[2];
+  p.q_overflows = overflows(variant.q);
+  if (overflows(variant.k)) {
+    const auto& k = operands.k;
+    first_bad_key = nonfinite(k.codes, problem.kv_count(), k.tokens, k.depth, false, stream);
+    p.first_bad_key = first_bad_key.data();
+  }
   for (std::int32_t i = 0; i < p.parts; ++i) {
     const auto& v = operands.v[static_cast<std::size_t>(i)];
-    if (v.format != Format::fp16 && v.format != Format::bf16) continue;
-    first_bad[i] = DeviceBuffer<std::uint32_t>(v.channels.size(), stream);
-    SAGE2_CUDA_CHECK(cudaMemsetAsync(first_bad[i].data(), 0xFF, v.channels.size() * sizeof(std::uint32_t), stream));
-    find_nonfinite(v.codes.data(), problem.kv_count(), v.tokens, static_cast<std::int32_t>(v.count),
-                   first_bad[i].data(), stream);
+    if (!overflows(v.format)) continue;
+    first_bad[i] = nonfinite(v.codes, problem.kv_count(), v.tokens, v.count, true, stream);
     p.part[i].first_bad = first_bad[i].data();
   }
   const auto fit = fit_loop(p, problem.q_count());

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "kernels/emulate_panels.cuh"
+#include "kernels/emulate_stage.cuh"
 #include "reference/exp2.hpp"
 #include "reference/formats.hpp"
 
@@ -15,17 +16,6 @@ constexpr float kHidden = -1e30F;
 constexpr int kStripRows = 32;
 /// FP16 accumulators start afresh after this many keys.
 constexpr int kHalfAccumulatorKeys = 64;
-
-/// What belongs to a row, in shared memory.
-template <int kRows>
-struct RowState {
-  float q_scale[kRows];  ///< times sm_scale log2(e)
-  int visible[kRows];
-  std::uint32_t row[kRows];
-  float alpha[kRows];
-  float reduce[4][kRows];  ///< of the four threads that share a row
-  int limit[4];            ///< of each strip: keys that its rows see
-};
 
 /// Where the block is, and which part of the work a thread has.
 template <int kRows>
@@ -88,11 +78,20 @@ struct Block {
       const int visible = real ? static_cast<int>(seen) : 0;
       rows.row[threadIdx.x] = static_cast<std::uint32_t>(r);
       rows.visible[threadIdx.x] = visible;
+      rows.bad[threadIdx.x] = 0;
       rows.q_scale[threadIdx.x] = p.q_scale[head * p.q_len + r] * p.scale_log2;
       atomicMax(rows.limit + threadIdx.x / kStripRows, visible);
     }
     __syncthreads();
+    if (!p.q_overflows) return;
+    const float* const codes = q_codes() + static_cast<std::int64_t>(rows.row[row]) * p.depth;
+    bool finite = true;
+    for (int c = share; c < p.depth; c += 4) finite = finite && isfinite(codes[c]);
+    if (!finite) rows.bad[row] = 1;  // any of the four threads may say so
+    __syncthreads();
   }
+
+  __device__ const float* q_codes() const { return p.q_codes + head * p.q_len * p.depth; }
 
   /// Keys that any row of the block sees.
   __device__ int limit() const {
@@ -101,70 +100,12 @@ struct Block {
     return most;
   }
 
-  // ---- Staging: from memory to panels. Each unit of work is four k of one row or column.
-
-  template <Product kHow>
-  __device__ void stage_q(int first, int depth) const {
-    const Panel to = q_panel();
-    for (int e = static_cast<int>(threadIdx.x); e < depth / 4 * kRows; e += kThreads) {
-      const int r = e % kRows;
-      const int quad = e / kRows;
-      const std::int64_t at = head * p.q_len + state().row[r];
-      float x[4];
-      read4<float4>(p.q_codes + at * p.depth + first + 4 * quad, x);
-      put4<kHow>(to, kRows, quad, r, x, p.qk.a, a_unit<kHow>());
-    }
-  }
-
-  template <Product kHow>
-  __device__ void stage_k(std::int64_t first_key, int keys, int first, int depth) const {
-    const Panel to = b_panel();
-    const float* const from = p.k_codes + (kv_head * p.k_tokens + first_key) * p.depth + first;
-    for (int e = static_cast<int>(threadIdx.x); e < depth / 4 * keys; e += kThreads) {
-      // Words of integers are written eight quads by four keys a warp, which reads whole lines; for the wider elements
-      // neighbouring lanes take neighbouring keys, which writes without conflicts.
-      const int of_eight = e / 8;
-      const int key = kHow == Product::integer ? of_eight % keys : e % keys;
-      const int quad = kHow == Product::integer ? of_eight / keys * 8 + e % 8 : e / keys;
-      float x[4];
-      read4<float4>(from + static_cast<std::int64_t>(key) * p.depth + 4 * quad, x);
-      put4<kHow>(to, b_stride(kHow), quad, key, x, p.qk.b, 1.0);
-    }
-  }
-
-  template <Product kHow>
-  __device__ void stage_v(const PartPlan& part, std::int64_t first_key, int keys, int first, int columns) const {
-    const Panel to = b_panel();
-    const float* const from = part.codes + (kv_head * p.k_tokens + first_key) * part.count + first;
-#pragma unroll 2
-    for (int e = static_cast<int>(threadIdx.x); e < keys / 4 * kPanelColumns; e += kThreads) {
-      const int c = e % kPanelColumns;
-      const int quad = e / kPanelColumns;
-      float x[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        x[i] = c < columns ? from[static_cast<std::int64_t>(4 * quad + i) * part.count + c] : 0.0F;
-      }
-      put4<kHow>(to, b_stride(kHow), quad, c, x, part.product.b, 1.0);
-    }
-  }
-
-  /// Codes of P from where the softmax left them. `light` multiplies them there and wants their exponents only.
-  template <Product kHow>
-  __device__ void stage_p(const PartPlan& part, int first_key, int keys) const {
-    const Panel to = p_panel();
-    const float back = 1.0F / p.p_unit;
-    for (int e = static_cast<int>(threadIdx.x); e < keys / 4 * kRows; e += kThreads) {
-      const int r = e % kRows;
-      const int quad = e / kRows;
-      float x[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) x[i] = s()[(first_key + 4 * quad + i) * kRows + r] * back;
-      put4<kHow, kHow != Product::light>(to, kRows, quad, r, x, part.product.a, a_unit<kHow>());
-    }
-  }
-
   // ---- S = Q K^T of the codes.
+
+  template <Product kHow>
+  __device__ void stage_queries(int first, int depth) const {
+    stage_q<kHow, kRows>(q_panel(), q_codes() + first, p.depth, state().row, depth, p.qk.a, p.q_overflows);
+  }
 
   template <Product kHow>
   __device__ void scores(std::int64_t first_key) {
@@ -175,8 +116,9 @@ struct Block {
       for (int d0 = 0; d0 < p.depth; d0 += p.layout.qk_chunk) {
         const int depth = min(p.layout.qk_chunk, p.depth - d0);
         __syncthreads();
-        if (!resident) stage_q<kHow>(d0, depth);
-        stage_k<kHow>(first_key + n0, keys, d0, depth);
+        if (!resident) stage_queries<kHow>(d0, depth);
+        const float* const codes = p.k_codes + (kv_head * p.k_tokens + first_key + n0) * p.depth + d0;
+        stage_k<kHow, kThreads>(b_panel(), codes, p.depth, keys, depth, p.qk.b, p.first_bad_key != nullptr);
         __syncthreads();
         if (place.columns * 4 < keys) {
           multiply<kHow, kRows, false>(panel_at<kHow>(q_panel(), resident ? d0 : 0, kRows), b_panel(), place, depth,
@@ -253,6 +195,10 @@ struct Block {
     if (share == 0) rows.alpha[row] = alpha;
     l *= alpha;
     with_rounding([&](const auto& round) {
+      float sum = l;
+      unsigned zeros = 0;
+      unsigned clamped = 0;
+#pragma unroll 2
       for (int n0 = 2 * share; n0 < p.k_tile; n0 += 8) {
 #pragma unroll
         for (int n = n0; n < n0 + 2; ++n) {
@@ -261,13 +207,16 @@ struct Block {
           const float e = exp2_shared(delta != nullptr ? score - m : fmaf(score, f, -m));
           const bool in = first_key + n < visible;
           const float seen = in ? e : 0.0F;
-          l += seen;
+          sum += seen;
           const float code = round(seen);
-          saturated += seen > p.p_limit ? 1U : 0U;
-          underflow += in && code == 0 ? 1U : 0U;
+          clamped += seen > p.p_limit ? 1U : 0U;
+          zeros += in && code == 0 ? 1U : 0U;
           score = code * p.p_unit;
         }
       }
+      l = sum;
+      underflow += zeros;
+      saturated += clamped;
     });
     __syncthreads();
   }
@@ -294,8 +243,11 @@ struct Block {
       for (int k0 = 0; k0 < p.k_tile; k0 += p.layout.pv_chunk) {
         const int keys = min(p.layout.pv_chunk, p.k_tile - k0);
         __syncthreads();
-        if (c0 == begin || p.k_tile > p.layout.pv_chunk) stage_p<kHow>(part, k0, keys);
-        stage_v<kHow>(part, first_key + k0, keys, c0, columns);
+        if (c0 == begin || p.k_tile > p.layout.pv_chunk) {
+          stage_p<kHow, kRows>(p_panel(), s() + k0 * kRows, keys, part.product.a, p.p_back);
+        }
+        const float* const codes = part.codes + (kv_head * p.k_tokens + first_key + k0) * part.count + c0;
+        stage_v<kHow, kThreads>(b_panel(), codes, part.count, keys, columns, part.product.b, part.first_bad != nullptr);
         __syncthreads();
         if (place.columns * 4 >= columns) continue;
         Panel a = p_panel();
@@ -377,6 +329,11 @@ struct Block {
 
   // ---- O / l, scales and mean of V.
 
+  /// Whether a row that sees so many keys sees the first bad one; there may be no list.
+  __device__ static bool sees(int visible, const std::uint32_t* first_bad, std::int64_t at) {
+    return first_bad != nullptr && static_cast<std::uint32_t>(visible) > first_bad[at];
+  }
+
   __device__ void finish() {
     auto& rows = state();
     __syncthreads();
@@ -388,6 +345,9 @@ struct Block {
     if (first_row + row >= p.row_count) return;
     float* const out = p.o + (head * p.row_count + first_row + row) * p.head_dim;
     const int visible = rows.visible[row];
+    // 0 x infinity is NaN, as on the hardware; the accumulators' integers cannot carry it, so that such codes were
+    // taken out.
+    const bool lost = visible > 0 && (rows.bad[row] != 0 || sees(visible, p.first_bad_key, kv_head));
     for (int which = 0; which < p.parts; ++which) {
       const PartPlan& part = p.part[which];
       const int begin = first_channel(which);
@@ -406,9 +366,7 @@ struct Block {
                                                           : fmaf(raw, scale, p.v_mean[kv_head * p.head_dim + channel]);
         if (p.o_format == OutFormat::fp16) value = round_fp16(value);
         if (p.o_format == OutFormat::bf16) value = round_bf16(value);
-        // 0 x infinity, as on the hardware; the accumulators' integers cannot carry it.
-        const bool bad = part.first_bad != nullptr && static_cast<std::uint32_t>(visible) > part.first_bad[of_head];
-        out[channel] = bad ? __int_as_float(0x7FC00000) : value;
+        out[channel] = lost || sees(visible, part.first_bad, of_head) ? __int_as_float(0x7FC00000) : value;
       }
     }
   }
@@ -454,7 +412,7 @@ __global__ void __launch_bounds__(4 * kRows, kRows == 64 ? 2 : 4)
     *reinterpret_cast<float*>(memory + at) = 0.0F;
   }
   if (p.layout.q_depth >= p.depth) {
-    with_product(p.qk.how, [&]<Product kHow>() { block.template stage_q<kHow>(0, p.depth); });
+    with_product(p.qk.how, [&]<Product kHow>() { block.template stage_queries<kHow>(0, p.depth); });
   }
   const int limit = block.limit();
   for (std::int64_t first = 0; first < limit; first += p.k_tile) {

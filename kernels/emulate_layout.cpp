@@ -14,7 +14,7 @@ namespace {
 /// Shared memory is handed out from its start, in pieces of whole 16 bytes.
 class Pieces {
  public:
-  std::uint32_t take(std::int64_t bytes) {
+  std::uint32_t take(std::size_t bytes) {
     const std::uint32_t at = size_;
     size_ += static_cast<std::uint32_t>((bytes + 15) / 16 * 16);
     return at;
@@ -64,7 +64,7 @@ LoopLayout layout_of(const LoopParams& p, const Cut& cut) {
     b_exponents = std::max(b_exponents, exponent_bytes(how, keys, b_stride(how)));
   }
   Pieces pieces;
-  l.rows = pieces.take(rows * (4 + 4) * 4 + 16);  // RowState: four values and four to reduce a row, four limits
+  l.rows = pieces.take(rows == 64 ? sizeof(RowState<64>) : sizeof(RowState<32>));
   l.k_scale = pieces.take(p.k_tile * 4);
   l.s = pieces.take(p.k_tile * rows * 4);
   l.q = pieces.take(value_bytes(p.qk.how, l.q_depth, rows));

@@ -52,6 +52,7 @@ struct ProductPlan {
   ExponentRule a, b;
   int lowest;          ///< E is at least this
   int least_c;         ///< exponent of a subnormal accumulator
+  bool any_range;      ///< sums may leave FP32's normal numbers
   bool unsigned_zero;  ///< sums of nothing but zeros are +0, as integers are
 };
 
@@ -63,6 +64,18 @@ struct PartPlan {
   const std::uint32_t* channels;   ///< [kv heads, count]
   const std::uint32_t* first_bad;  ///< [kv heads, count]: first token whose code is not finite; or null
   std::int32_t count, scale_rows;
+};
+
+/// What belongs to a row of a block, in shared memory.
+template <int kRows>
+struct RowState {
+  float q_scale[kRows];  ///< times sm_scale log2(e)
+  int visible[kRows];
+  std::uint32_t row[kRows];
+  std::uint32_t bad[kRows];  ///< not 0: a code of Q is not finite
+  float alpha[kRows];
+  float reduce[4][kRows];  ///< of the four threads that share a row
+  int limit[4];            ///< of each strip of 32 rows: keys that they see
 };
 
 /// Where a block keeps what in shared memory, in bytes from its start.
@@ -77,20 +90,23 @@ struct LoopLayout {
 };
 
 struct LoopParams {
-  const float *q_codes, *q_scale;  ///< [q heads, q_len, depth], [q heads, q_len]
-  const float *k_codes, *k_scale;  ///< [kv heads, k_tokens, depth], [kv heads, k_tokens]
-  const float* delta;              ///< [q heads, delta_blocks, k_tokens] or null
-  const float* v_mean;             ///< [kv heads, head_dim] or null
-  const std::uint32_t* rows;       ///< [q heads, row_count] or null for all
-  float* o;                        ///< [q heads, row_count, head_dim]
-  LoopCounts* counts;              ///< [q heads] or null
+  const float *q_codes, *q_scale;      ///< [q heads, q_len, depth], [q heads, q_len]
+  const float *k_codes, *k_scale;      ///< [kv heads, k_tokens, depth], [kv heads, k_tokens]
+  const float* delta;                  ///< [q heads, delta_blocks, k_tokens] or null
+  const float* v_mean;                 ///< [kv heads, head_dim] or null
+  const std::uint32_t* rows;           ///< [q heads, row_count] or null for all
+  const std::uint32_t* first_bad_key;  ///< [kv heads]: first key with a code that is not finite; or null
+  float* o;                            ///< [q heads, row_count, head_dim]
+  LoopCounts* counts;                  ///< [q heads] or null
   std::int64_t q_len, k_len, k_tokens, delta_blocks, row_count, row_blocks, ratio, causal_shift;
   std::int32_t depth, head_dim, k_tile, parts;
-  bool is_causal, fresh;  ///< fresh: PV starts anew in each key tile
+  bool is_causal;
+  bool fresh;        ///< PV starts anew in each key tile
+  bool q_overflows;  ///< codes of Q may not be finite
   Format p;
   OutFormat o_format;
   float scale_log2, p_offset, p_limit;
-  float p_unit;  ///< codes of P are kept times this power of two
+  float p_unit, p_back;  ///< codes of P are kept times a power of two; its inverse
   ProductPlan qk;
   PartPlan part[2];
   LoopLayout layout;
@@ -103,8 +119,9 @@ inline constexpr float kLightUnit = 0x1p-70F;
 void launch_loop_64(const LoopParams& params, unsigned blocks, cudaStream_t stream);
 void launch_loop_32(const LoopParams& params, unsigned blocks, cudaStream_t stream);
 
-/// first_bad [heads, cols]: the first token whose code is not finite, else 2^32 - 1, which it must be before.
-void find_nonfinite(const float* codes, std::int64_t heads, std::int64_t tokens, std::int32_t cols,
+/// first_bad [heads, cols], or [heads] over all columns: the first token whose code is not finite, else 2^32 - 1, which
+/// it must be before.
+void find_nonfinite(const float* codes, std::int64_t heads, std::int64_t tokens, std::int32_t cols, bool per_column,
                     std::uint32_t* first_bad, cudaStream_t stream);
 
 }  // namespace sage2::cuda

@@ -249,6 +249,16 @@ __device__ inline float from_heavy(double acc) {
   return static_cast<float>(acc * (1 / kHeavyUnit));
 }
 
+/// What FP32 makes of a value that it would hold but for its range, all times 2^-500. (A conversion there and back is
+/// slower than everything else that a group of products needs.)
+__device__ inline double within_fp32(double value) {
+  constexpr double kPush = 0x1p-149 * (1.5 * 0x1p52) * kHeavyUnit;  // rounds subnormals to nearest even
+  const double size = fabs(value);
+  const double subnormal = copysign((size + kPush) - kPush, value);
+  const double large = size < 0x1p128 * kHeavyUnit ? value : copysign(static_cast<double>(INFINITY), value);
+  return size < 0x1p-126 * kHeavyUnit ? subnormal : large;
+}
+
 /// An exact sum, times 2^-500, in the accumulator's own format.
 template <bool kHalf>
 __device__ inline double delivered(double value, long long keep) {
@@ -256,14 +266,11 @@ __device__ inline double delivered(double value, long long keep) {
   if constexpr (kHalf) {
     // To FP16 in FP64 (a detour through FP32 would round twice): 52 - 10 bits are pushed out.
     const double power = __longlong_as_double(bits & 0x7FF0000000000000LL);
-    const double magic = (power > 0x1p-514 ? power : 0x1p-514) * (1.5 * 0x1p42);
+    const double magic = (power > 0x1p-14 * kHeavyUnit ? power : 0x1p-14 * kHeavyUnit) * (1.5 * 0x1p42);
     const double near = (value + magic) - magic;
     return fabs(near) > 65504.0 * kHeavyUnit ? copysign(static_cast<double>(INFINITY), value) : near;
   } else {
-    const double cut = __longlong_as_double(bits & keep);
-    // Beyond FP32's normal numbers it rounds once more.
-    const auto field = static_cast<unsigned>(__double2hiint(cut) & 0x7FF00000) - (397U << 20);
-    return field > (253U << 20) && cut != 0 ? heavy_accumulator(from_heavy(cut)) : cut;
+    return __longlong_as_double(bits & keep);
   }
 }
 
@@ -338,6 +345,14 @@ __device__ inline void multiply_heavy(Panel a, Panel b, Place at, int depth, con
           const double next = delivered<kHalf>(fma(sum[i][j], 0x1p600, zero) * unit, keep);
           // What overflowed stays infinite.
           c[i][j] = (__double2hiint(c[i][j]) & 0x7FF00000) == 0x7FF00000 ? c[i][j] : next;
+        }
+      }
+      if constexpr (!kHalf) {
+        if (!plan.any_range) continue;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+#pragma unroll
+          for (int j = 0; j < 2; ++j) c[i][j] = within_fp32(c[i][j]);
         }
       }
     }

@@ -1,7 +1,9 @@
 #include "reference/emulate.hpp"
 
-#include <atomic>
+#include <algorithm>
+#include <cmath>
 #include <exception>
+#include <limits>
 #include <numeric>
 
 #include "reference/formats.hpp"
@@ -11,17 +13,58 @@
 namespace sage2 {
 namespace {
 
-/// A channel of V whose codes are not finite (FP16 overflow of a BF16 value, say) makes every output that sees it NaN,
-/// as 0 x infinity does on the hardware; the integer arithmetic of the accumulators cannot carry it.
-void poison_channels(const Operands& operands, const HeadProblem& problem, std::span<const std::uint32_t> rows,
-                     Matrix& o) {
-  for (const auto& part : operands.v) {
-    if (part.format != Format::fp16 && part.format != Format::bf16) continue;
-    for (std::size_t c = 0; c < part.channels.size(); ++c) {
-      std::size_t first_bad = 0;
-      while (first_bad < problem.v.rows && std::isfinite(part.codes(first_bad, c))) ++first_bad;
-      for (std::size_t i = 0; i < rows.size(); ++i) {
-        if (problem.visible(rows[i]) > first_bad) o(i, part.channels[c]) = std::numeric_limits<float>::quiet_NaN();
+/// Where codes are not finite: an FP16 code of a BF16 value, say.
+struct NonFiniteCodes {
+  std::vector<bool> q_rows;                        ///< of Q; empty where there are none
+  std::size_t first_key;                           ///< with such a code of K; its length where there is none
+  std::vector<std::vector<std::size_t>> channels;  ///< the same of each channel of each part of V; empty: none
+};
+
+bool overflows(Format format) {
+  return format == Format::fp16 || format == Format::bf16;
+}
+
+/// Finds such codes and makes them zero: the integer arithmetic of the accumulators cannot carry them.
+NonFiniteCodes take_out(Operands& operands, const Variant& variant) {
+  NonFiniteCodes found;
+  const auto scan = [](Matrix& m, const auto& report) {
+    for (std::size_t i = 0; i < m.rows; ++i) {
+      for (std::size_t c = 0; c < m.cols; ++c) {
+        if (std::isfinite(m(i, c))) continue;
+        m(i, c) = 0;
+        report(i, c);
+      }
+    }
+  };
+  found.first_key = operands.k.codes.rows;
+  if (overflows(variant.q)) {
+    found.q_rows.resize(operands.q.codes.rows);
+    scan(operands.q.codes, [&](std::size_t i, std::size_t) { found.q_rows[i] = true; });
+  }
+  if (overflows(variant.k)) {
+    scan(operands.k.codes, [&](std::size_t i, std::size_t) { found.first_key = std::min(found.first_key, i); });
+  }
+  for (auto& part : operands.v) {
+    auto& first = found.channels.emplace_back();
+    if (!overflows(part.format)) continue;
+    first.assign(part.channels.size(), part.codes.rows);
+    scan(part.codes, [&](std::size_t i, std::size_t c) { first[c] = std::min(first[c], i); });
+  }
+  return found;
+}
+
+/// What sees such a code is NaN, as 0 x infinity is on the hardware: rows for Q and K, channels for V.
+void poison(const NonFiniteCodes& bad, const Operands& operands, const HeadProblem& problem,
+            std::span<const std::uint32_t> rows, Matrix& o) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::size_t seen = problem.visible(rows[i]);
+    if (seen > 0 && ((!bad.q_rows.empty() && bad.q_rows[rows[i]]) || seen > bad.first_key)) {
+      std::fill_n(o.row(i), o.cols, kNan);
+    }
+    for (std::size_t part = 0; part < bad.channels.size(); ++part) {
+      for (std::size_t c = 0; c < bad.channels[part].size(); ++c) {
+        if (seen > bad.channels[part][c]) o(i, operands.v[part].channels[c]) = kNan;
       }
     }
   }
@@ -41,7 +84,8 @@ EmulatedOutput emulate(const HeadProblem& problem, const Variant& variant, std::
     std::iota(all.begin(), all.end(), 0U);
     rows = all;
   }
-  const Operands operands = quantize(problem, variant);
+  Operands operands = quantize(problem, variant);
+  const auto bad = take_out(operands, variant);
   const AttentionPlan plan(problem, variant, operands);
   EmulatedOutput out;
   out.o = Matrix(rows.size(), problem.v.cols);
@@ -71,7 +115,7 @@ EmulatedOutput emulate(const HeadProblem& problem, const Variant& variant, std::
     }
   }
   if (failure) std::rethrow_exception(failure);
-  poison_channels(operands, problem, rows, out.o);
+  poison(bad, operands, problem, rows, out.o);
   round_output(out.o, variant.o);
   out.p_underflow = underflow;
   out.p_total = total;

@@ -206,15 +206,18 @@ TEST(EmulateOnDevice, ZerosGiveZeros) {
   });
 }
 
-/// A value of V beyond FP16 is NaN in the rows that see it and nowhere else, as on the CPU.
+/// A value beyond FP16 is NaN in what sees it and nowhere else, as on the CPU.
 TEST(EmulateOnDevice, OverflowOfFp16IsVisible) {
   SAGE2_NEEDS_GPU();
   CallSpec spec;
   spec.q_len = spec.kv_len = 100;
   spec.mask = 1;
   spec.dtype = DType::bfloat16;
-  expect_same(spec, parsed({"fp16", "sage1", "fp16:o=fp16", "sage2-8b:v_outliers=split"}),
-              [](Matrix&, Matrix&, Matrix& v) { v(50, 3) = 1e6F; });
+  const auto variants = parsed(
+      {"fp16", "sage1:smooth_k=off", "fp16:o=fp16", "sage2-8b:v_outliers=split", "fp16:qk_accum=exact,pv_accum=exact"});
+  expect_same(spec, variants, [](Matrix& q, Matrix&, Matrix&) { q(50, 3) = 0x1p20F; });
+  expect_same(spec, variants, [](Matrix&, Matrix& k, Matrix&) { k(50, 3) = 0x1p20F; });
+  expect_same(spec, variants, [](Matrix&, Matrix&, Matrix& v) { v(50, 3) = -0x1p20F; });
 }
 
 /// Calls in several streams at once do not disturb each other.

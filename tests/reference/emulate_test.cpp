@@ -212,18 +212,39 @@ TEST(Emulate, ZerosGiveZerosNotNan) {
   }
 }
 
-/// A value of V beyond FP16 is NaN in the rows that see it and nowhere else.
+/// A value beyond FP16 is NaN in what sees it, and nothing else knows of it: a channel of V in the rows that see the
+/// token; rows that see a key; a row of Q.
 TEST(Emulate, OverflowOfFp16IsVisible) {
   ProblemSpec spec;
   spec.q_len = spec.kv_len = 100;
   spec.is_causal = true;
-  auto problem = random_problem(spec);
-  problem.dtype = DType::bfloat16;
-  problem.v(50, 3) = 1e6F;
-  const auto out = emulate(problem, parse_variant("fp16"));
-  for (std::size_t i = 0; i < 100; ++i) {
-    EXPECT_EQ(std::isfinite(out.o(i, 3)), i < 50) << i;
-    EXPECT_TRUE(std::isfinite(out.o(i, 4))) << i;
+  auto plain = random_problem(spec);
+  plain.dtype = DType::bfloat16;
+  for (const char* text : {"fp16", "fp16:qk_accum=exact,pv_accum=exact", "sage1", "fp16:qk=bf16,p=exact,v=fp16"}) {
+    const auto variant = parse_variant(text);
+    for (const char which : {'q', 'k', 'v'}) {
+      if (which != 'v' && variant.q != Format::fp16) continue;
+      auto problem = plain;
+      auto zero = plain;
+      auto& bad = which == 'q' ? problem.q : (which == 'k' ? problem.k : problem.v);
+      auto& without = which == 'q' ? zero.q : (which == 'k' ? zero.k : zero.v);
+      bad(50, 3) = 1e6F;
+      without(50, 3) = 0;
+      auto smooth = variant;
+      smooth.smooth_k = false;  // the mean would carry it to other keys
+      const auto out = emulate(problem, smooth);
+      const auto truth = emulate(zero, smooth);
+      for (std::size_t i = 0; i < 100; ++i) {
+        for (std::size_t c = 0; c < 64; ++c) {
+          const bool sees = which == 'q' ? i == 50 : (i >= 50 && (which == 'k' || c == 3));
+          if (sees) {
+            EXPECT_TRUE(std::isnan(out.o(i, c))) << text << " " << which << " " << i << " " << c;
+          } else {
+            EXPECT_EQ(out.o(i, c), truth.o(i, c)) << text << " " << which << " " << i << " " << c;
+          }
+        }
+      }
+    }
   }
 }
 
