@@ -16,10 +16,30 @@ double tops(const RecordShape& shape, double ms) {
   return attention_ops(shape) / ms * 1e-9;
 }
 
+std::string with_part(const std::string& variant, const std::string& part) {
+  return part.empty() ? variant : fmt::format("{} ({})", variant, part);
+}
+
+std::string shown(const BenchResult& r) {
+  return with_part(r.written.empty() ? r.variant : r.written, r.part);
+}
+
 }  // namespace
 
 std::string BenchResult::name() const {
-  return part.empty() ? variant : fmt::format("{} ({})", variant, part);
+  return with_part(variant, part);
+}
+
+std::string why_not_timed(const ErrorMetrics& kernel, const ErrorMetrics& accurate, double most) {
+  if (!(accurate.rel_l1 <= most)) {
+    return fmt::format("relative L1 error {:.4f} of the accurate kernel, over {}", accurate.rel_l1, most);
+  }
+  if (!(kernel.rel_l1 <= 1.05 * accurate.rel_l1) || !(1 - kernel.cos_sim <= 1.05 * (1 - accurate.cos_sim) + 1e-9)) {
+    return fmt::format(
+        "relative L1 error {:.5f} and CosSim {:.6f}, but {:.5f} and {:.6f} of the accurate kernel of the same variant",
+        kernel.rel_l1, kernel.cos_sim, accurate.rel_l1, accurate.cos_sim);
+  }
+  return "";
 }
 
 double quantile(std::vector<double> samples, double p) {
@@ -73,7 +93,7 @@ std::vector<Table> bench_tables(const std::vector<BenchResult>& results) {
     std::vector<std::string> names;
     for (const auto* r : panel) {
       lengths.insert(r->shape.kv_len);
-      if (std::find(names.begin(), names.end(), r->name()) == names.end()) names.push_back(r->name());
+      if (std::find(names.begin(), names.end(), shown(*r)) == names.end()) names.push_back(shown(*r));
     }
     Table table;
     table.title = fmt::format("TOPS, head dim {}, {} (median of cold calls)", std::get<0>(key),
@@ -84,7 +104,7 @@ std::vector<Table> bench_tables(const std::vector<BenchResult>& results) {
       auto& row = table.rows.emplace_back(1, name);
       for (const auto n : lengths) {
         const auto it = std::find_if(panel.begin(), panel.end(),
-                                     [&](const auto* r) { return r->name() == name && r->shape.kv_len == n; });
+                                     [&](const auto* r) { return shown(*r) == name && r->shape.kv_len == n; });
         row.push_back(it == panel.end() ? "" : fmt::format("{:.0f}", tops((*it)->shape, quantile((*it)->ms, 0.5))));
       }
     }

@@ -17,10 +17,10 @@ std::size_t padded(std::size_t n, std::size_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-/// Codes and scales are counted as FP32, which is what the emulation holds them as; native kernels take less.
-/// Statistics of columns, histograms and alignment are in the reserve on top.
+/// Codes and scales are FP32 when they are made; native kernels pack them into at most two bytes each. Statistics of
+/// columns, histograms and alignment are in the reserve on top.
 std::size_t scratch_bytes(const Shape& s, const Variant& v, std::size_t q_count, std::size_t kv_count,
-                          std::size_t rows_of_output) {
+                          std::size_t rows_of_output, bool native) {
   const std::size_t depth = padded(v.transform == Transform::hadamard ? std::bit_ceil(s.head_dim) : s.head_dim, 32);
   const std::size_t keys = padded(s.kv_len, v.geometry.k_tile);
   std::size_t floats = q_count * s.q_len * (depth + 1)                  // Q
@@ -28,9 +28,9 @@ std::size_t scratch_bytes(const Shape& s, const Variant& v, std::size_t q_count,
                        + kv_count * keys * s.head_dim                   // V
                        + q_count * rows_of_output * (s.head_dim + 16);  // output, and each row's sums
   if (v.smooth_q) floats += q_count * (padded(s.q_len, kSmoothQBlock) / kSmoothQBlock) * keys;
-  // Quantising transforms or smooths a copy where it does not do so on the fly.
-  if (v.transform != Transform::none) floats += (q_count * s.q_len + kv_count * s.kv_len) * depth;
-  const std::size_t bytes = floats * sizeof(float);
+  if (v.v_outliers == VOutliers::split) floats += kv_count * keys * s.head_dim;  // V beside its two parts
+  std::size_t bytes = floats * sizeof(float);
+  if (native) bytes += 2 * (q_count * s.q_len + 2 * kv_count * keys) * depth;  // packed for the tensor core
   return bytes + bytes / 8 + (std::size_t{4} << 20);
 }
 
@@ -129,7 +129,7 @@ ChunkBytes chunk_bytes(const CellInfo& cell, const Chunk& chunk, std::size_t row
   for (std::size_t i = 0; i < variants.size(); ++i) {
     // Part of the rows of a native output are copied out of all of them.
     const std::size_t rows = native[i] ? s.q_len + (chunk.rows < rows_of_head ? chunk.rows : 0) : chunk.rows;
-    bytes.scratch.push_back(scratch_bytes(s, variants[i].variant, q_count, kv_count, rows));
+    bytes.scratch.push_back(scratch_bytes(s, variants[i].variant, q_count, kv_count, rows, native[i]));
   }
   return bytes;
 }

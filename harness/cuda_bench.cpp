@@ -35,6 +35,7 @@ constexpr int kWarmUp = 5;
 /// One thing to time.
 struct Case {
   std::string name;
+  std::string written;  ///< the variant
   Variant variant;
   std::vector<std::string> stands_for;
   bool accurate = false;
@@ -61,6 +62,7 @@ std::vector<Case> attention_cases() {
           for (const bool whole : {true, false}) {
             cases.push_back({.name = fmt::format("attention/{}@hopper/d:{}/causal:{}/n:{}/{}", preset, dim,
                                                  causal ? 1 : 0, n, whole ? "whole" : "kernel"),
+                             .written = fmt::format("{}@hopper", preset),
                              .variant = parse_variant(fmt::format("{}@hopper", preset)),
                              .stands_for = {preset},
                              .whole = whole,
@@ -94,6 +96,7 @@ std::vector<Case> overhead_cases() {
       for (const auto& t : techniques) {
         for (const bool whole : {true, false}) {
           cases.push_back({.name = fmt::format("overhead/{}/d:{}/n:{}/{}", t.name, dim, n, whole ? "whole" : "kernel"),
+                           .written = fmt::format("sage2-4b@hopper{}", t.settings),
                            .variant = parse_variant(fmt::format("sage2-4b@hopper{}", t.settings)),
                            .stands_for = {},
                            .accurate = t.accurate,
@@ -174,6 +177,7 @@ class Bench {
     std::string part = c.whole ? "" : "kernel alone";
     if (plan.kernel.accurate) part += part.empty() ? "accurate kernel" : ", accurate";
     results_.try_emplace(c.name, BenchResult{.variant = canonical(c.variant),
+                                             .written = c.written,
                                              .stands_for = c.stands_for,
                                              .part = std::move(part),
                                              .shape = c.shape,

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "fmt/format.h"
+#include "harness/bench_results.hpp"
 #include "kernels/cuda_check.hpp"
 #include "kernels/error_stats.hpp"
 #include "kernels/exact_attention.hpp"
@@ -119,15 +119,7 @@ Verdict verify(BenchTensors& tensors, const Variant& variant, const sm90::Plan& 
   BenchCall(tensors, sm90::plan(variant, true), stream).run_into(o.data());
   const ErrorMetrics accurate = errors_of(o.data(), truth.data(), s, stream);
 
-  const double most = variant.q == Format::int8 ? 0.06 : 0.25;
-  const ErrorMetrics& e = verdict.errors;
-  if (!(accurate.rel_l1 <= most)) {
-    verdict.why_not = fmt::format("relative L1 error {:.4f} of the accurate kernel, over {}", accurate.rel_l1, most);
-  } else if (!(e.rel_l1 <= 1.05 * accurate.rel_l1) || !(1 - e.cos_sim <= 1.05 * (1 - accurate.cos_sim) + 1e-9)) {
-    verdict.why_not = fmt::format(
-        "relative L1 error {:.5f} and CosSim {:.6f}, but {:.5f} and {:.6f} of the accurate kernel of the same variant",
-        e.rel_l1, e.cos_sim, accurate.rel_l1, accurate.cos_sim);
-  }
+  verdict.why_not = why_not_timed(verdict.errors, accurate, variant.q == Format::int8 ? 0.06 : 0.25);
   return verdict;
 }
 

@@ -51,9 +51,8 @@ struct Verdict {
   ErrorMetrics errors;  ///< against FP64, on 16 rows of every head
 };
 /// Runs the kernel, and the accurate one of the same variant (which tests hold to the CPU's emulation), on these very
-/// tensors, and compares both with FP64. The kernel's relative L1 error and 1 - CosSim may exceed the accurate one's by
-/// 5 % (other exponentials put a few P on the other side of a rounding), and the accurate one's relative L1 error may
-/// be 0.06 with INT8 and 0.25 with INT4, twice what these tensors show.
+/// tensors, and compares both with FP64: why_not_timed. The accurate one may be off by 0.06 with INT8 and 0.25 with
+/// INT4 (relative L1), twice what these tensors show.
 [[nodiscard]] Verdict verify(BenchTensors& tensors, const Variant& variant, const sm90::Plan& plan,
                              cudaStream_t stream);
 

@@ -19,9 +19,10 @@
 namespace sage2 {
 namespace {
 
-/// The CPU's emulation is asked for cases of so few scores a head, and for all heads only of the smallest.
+/// The CPU's emulation is asked for the first head where there are so few scores, and for the last one where there are
+/// fewer still.
 constexpr std::size_t kMostScores = std::size_t{1} << 20;
-constexpr std::size_t kMostScoresOfAllHeads = std::size_t{1} << 14;
+constexpr std::size_t kMostScoresOfTwo = std::size_t{1} << 17;
 /// Of a captured cell, as many key/value heads as have about so many scores are taken.
 constexpr std::size_t kScoresOfACell = std::size_t{1} << 28;
 
@@ -132,9 +133,9 @@ class Verifier {
     problems_.clear();
     reference_.clear();
     const auto scores = host.q_len * host.kv_len;
-    if (scores <= kMostScores) {
-      const auto count = scores <= kMostScoresOfAllHeads ? host.q.size() : 1;
-      for (std::size_t h = 0; h < count; ++h) problems_.push_back(head_problem(host, h));
+    if (scores <= kMostScores) problems_.emplace_back(0, head_problem(host, 0));
+    if (scores <= kMostScoresOfTwo && host.q.size() > 1) {
+      problems_.emplace_back(host.q.size() - 1, head_problem(host, host.q.size() - 1));
     }
     for (auto& subject : subjects_) {
       const bool native = cuda::runs_natively(subject.variant, head_dim, device_.major, device_.minor);
@@ -204,8 +205,8 @@ class Verifier {
     if (!emulated) return;
     auto found = finding(heads);
     const std::size_t size = found.row_length * found.rows;
-    for (std::size_t h = 0; h < problems_.size(); ++h) {
-      const auto truth = emulate(problems_[h], subject.variant);
+    for (const auto& [h, problem] : problems_) {
+      const auto truth = emulate(problem, subject.variant);
       auto head = compare_outputs(std::span(expected).subspan(h * size, size), truth.o.data);
       head.worst_at += h * size;
       found.agreement.merge(head);
@@ -232,7 +233,7 @@ class Verifier {
   std::vector<Subject> subjects_;
   // Of the case at hand:
   std::string place_;
-  std::vector<HeadProblem> problems_;  ///< of the heads that the CPU emulates
+  std::vector<std::pair<std::size_t, HeadProblem>> problems_;  ///< the heads that the CPU emulates
   std::vector<double> reference_;
 };
 

@@ -5,6 +5,8 @@
 #include "datasets/error.hpp"
 #include "fmt/format.h"
 #ifdef SAGE2_HAS_CUDA
+#include <fstream>
+
 #include "fmt/ranges.h"
 #include "harness/cuda_engine.hpp"
 #endif
@@ -12,6 +14,21 @@
 namespace sage2 {
 
 #ifdef SAGE2_HAS_CUDA
+
+namespace {
+
+/// "580.95.05 (CUDA 13.0)"; without the driver's own number where the kernel does not show it.
+std::string driver_name(const std::string& cuda) {
+  std::ifstream in("/proc/driver/nvidia/version");
+  for (std::string word; in >> word;) {
+    const bool number = word.size() > 3 && word.find_first_not_of("0123456789.") == std::string::npos &&
+                        word.find('.') != std::string::npos;
+    if (number) return fmt::format("{} (CUDA {})", word, cuda);
+  }
+  return fmt::format("CUDA {}", cuda);
+}
+
+}  // namespace
 
 struct DeviceChoice::Gpus {
   CudaStart start;
@@ -33,7 +50,7 @@ struct DeviceChoice::Gpus {
   }
   void describe(RunInfo& info) {
     info.gpu = names();
-    info.driver = start.found().devices.front().driver;
+    info.driver = driver_name(start.found().devices.front().driver);
     for (const auto& device : start.found().devices) {
       const auto capability = fmt::format("{}.{}", device.major, device.minor);
       if (info.compute_capability.find(capability) != std::string::npos) continue;

@@ -11,9 +11,18 @@ DeviceList find_devices() {
   int count = 0;
   if (const auto status = cudaGetDeviceCount(&count); status != cudaSuccess || count == 0) {
     (void)cudaGetLastError();
-    list.why_none = status == cudaSuccess || status == cudaErrorNoDevice
-                        ? std::string("no GPU is visible")
-                        : fmt::format("no usable GPU: {}", cudaGetErrorString(status));
+    int driver = 0;
+    (void)cudaDriverGetVersion(&driver);
+    if (status == cudaErrorInsufficientDriver && driver == 0) {
+      list.why_none = "no GPU: there is no NVIDIA driver";
+    } else if (status == cudaErrorInsufficientDriver) {
+      list.why_none = fmt::format("no GPU: the NVIDIA driver is too old (CUDA {}.{}; this build needs {}.{})",
+                                  driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    } else if (status == cudaSuccess || status == cudaErrorNoDevice) {
+      list.why_none = "no GPU is visible";
+    } else {
+      list.why_none = fmt::format("no usable GPU: {}", cudaGetErrorString(status));
+    }
     return list;
   }
   int driver = 0;

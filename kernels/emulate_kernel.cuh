@@ -53,8 +53,12 @@ __global__ void __launch_bounds__(4 * kRows, kRows == 64 ? 2 : 4)
 
 template <int kRows>
 void launch_loop(const LoopParams& params, unsigned blocks, cudaStream_t stream) {
-  SAGE2_CUDA_CHECK(cudaFuncSetAttribute(loop_kernel<kRows>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        static_cast<int>(params.layout.size)));
+  // The most that there is, not what this launch needs: another thread that needs less would set it lower in between.
+  int device = 0;
+  int most = 0;
+  SAGE2_CUDA_CHECK(cudaGetDevice(&device));
+  SAGE2_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  SAGE2_CUDA_CHECK(cudaFuncSetAttribute(loop_kernel<kRows>, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
   loop_kernel<kRows><<<blocks, 4 * kRows, params.layout.size, stream>>>(params);
   SAGE2_CUDA_CHECK_LAUNCH(loop_kernel);
 }

@@ -108,10 +108,10 @@ void check_sizes(const sage2_args& a) {
 DeviceProblem problem_of(const sage2_args& a) {
   check_sizes(a);
   if (a.dtype != SAGE2_FLOAT16 && a.dtype != SAGE2_BFLOAT16) {
-    refuse(SAGE2_INVALID_ARGUMENT, "dtype is {}, expected SAGE2_FLOAT16 or SAGE2_BFLOAT16", static_cast<int>(a.dtype));
+    refuse(SAGE2_INVALID_ARGUMENT, "dtype is {}, expected SAGE2_FLOAT16 or SAGE2_BFLOAT16", a.dtype);
   }
   if (a.mask < SAGE2_MASK_NONE || a.mask > SAGE2_MASK_CAUSAL_TOP_LEFT) {
-    refuse(SAGE2_INVALID_ARGUMENT, "mask is {}, expected a sage2_mask", static_cast<int>(a.mask));
+    refuse(SAGE2_INVALID_ARGUMENT, "mask is {}, expected a sage2_mask", a.mask);
   }
   if (!(a.sm_scale > 0) || !std::isfinite(a.sm_scale)) {
     refuse(SAGE2_INVALID_ARGUMENT, "sm_scale is {}, expected a number above 0", a.sm_scale);
@@ -210,7 +210,7 @@ void run(const sage2_variant* variant, const sage2_args* args, void* workspace, 
     same_device(a.o.data, "o", device);
     if (with_lse) same_device(a.lse, "lse", device);
     if (a.o_dtype < SAGE2_FLOAT16 || a.o_dtype > SAGE2_FLOAT32) {
-      refuse(SAGE2_INVALID_ARGUMENT, "o_dtype is {}, expected a sage2_dtype", static_cast<int>(a.o_dtype));
+      refuse(SAGE2_INVALID_ARGUMENT, "o_dtype is {}, expected a sage2_dtype", a.o_dtype);
     }
   }
   const CurrentDevice current(device);

@@ -18,14 +18,13 @@
 namespace sage2::cuda::sm90 {
 
 /// How a kernel uses its registers; measured, see docs/performance.md.
-template <int kConsumers_, bool kOverlap_, bool kTurns_ = true>
+template <int kConsumers_, bool kTurns_ = true>
 struct Schedule {
   static constexpr int kConsumers = kConsumers_;  ///< warpgroups of 64 query rows
-  static constexpr bool kOverlap = kOverlap_;     ///< P V of a tile and the scores of the next are issued together
   static constexpr bool kTurns = kTurns_;         ///< warpgroups issue their products in turn
 };
 template <int kDim>
-using DefaultSchedule = std::conditional_t<kDim == 256, Schedule<2, false>, Schedule<3, false>>;
+using DefaultSchedule = Schedule<kDim == 256 ? 2 : 3>;
 
 /// What the compiler must know. Everything else (masks, smooth V, GQA, output type) is decided at run time.
 template <int kDim_, bool kInt_, bool kSmoothQ_, bool kTwoLevel_, class Exp_, class Schedule_ = DefaultSchedule<kDim_>>
@@ -37,10 +36,9 @@ struct Config {
   using Exp = Exp_;
 
   static constexpr int kConsumers = Schedule_::kConsumers;
-  static constexpr bool kOverlap = Schedule_::kOverlap;
   static constexpr bool kTurns = Schedule_::kTurns;
   static constexpr int kThreads = (kConsumers + 1) * 128;
-  static constexpr int kConsumerRegisters = kConsumers == 4 ? 120 : (kConsumers == 3 ? 160 : 240);
+  static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240;
   static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
   static constexpr int kQBytes = kTileRows * kDim;
   static constexpr int kKvBytes = kTileKeys * kDim;

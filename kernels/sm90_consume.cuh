@@ -29,8 +29,7 @@ struct Output {
 };
 
 template <class T>
-__device__ __forceinline__ void store_pair(void* o, std::int64_t at, float a, float b, bool both) {
-  T* const to = static_cast<T*>(o) + at;
+__device__ __forceinline__ void store_pair(T* to, float a, float b, bool both, bool wide) {
   const auto convert = [](float x) {
     if constexpr (std::is_same_v<T, float>) {
       return x;
@@ -43,8 +42,7 @@ __device__ __forceinline__ void store_pair(void* o, std::int64_t at, float a, fl
   struct alignas(2 * sizeof(T)) Pair {
     T a, b;
   };
-  // Strides and base of odd numbers of elements rule the wide store out.
-  if (both && reinterpret_cast<std::uintptr_t>(to) % (2 * sizeof(T)) == 0) {
+  if (both && wide) {
     *reinterpret_cast<Pair*>(to) = {convert(a), convert(b)};
   } else {
     to[0] = convert(a);
@@ -52,67 +50,92 @@ __device__ __forceinline__ void store_pair(void* o, std::int64_t at, float a, fl
   }
 }
 
-/// O / l, scales and mean of V; log-sum-exp; counts.
+/// Both rows of a thread, O / l with scales and mean of V, into the output's format. `seen`: whether a row sees a key.
+template <class C, class T>
+__device__ __forceinline__ void store_rows(const AttentionParams& p, const Work& w, int row, Lane lane, int kv,
+                                           const Output<C>& out, const float (&inverse)[2], const bool (&seen)[2]) {
+  const int batch = w.head / p.q_heads;
+  const int head = w.head - batch * p.q_heads;
+  T* const o = static_cast<T*>(p.o) + batch * p.o_stride_batch + head * p.o_stride_head;
+  T* const to[2] = {o + row * p.o_stride_token + 2 * lane.t, o + (row + 8) * p.o_stride_token + 2 * lane.t};
+  // Strides and base of odd numbers of elements rule the wide store out.
+  const bool wide[2] = {reinterpret_cast<std::uintptr_t>(to[0]) % (2 * sizeof(T)) == 0,
+                        reinterpret_cast<std::uintptr_t>(to[1]) % (2 * sizeof(T)) == 0};
+  const std::int64_t first = static_cast<std::int64_t>(kv) * C::kDim + 2 * lane.t;
+#pragma unroll
+  for (int part = 0; part < Output<C>::kParts; ++part) {
+#pragma unroll
+    for (int b = 0; b < C::kVColumns / 8; ++b) {
+      const int c = part * C::kVColumns + 8 * b;
+      const int left = p.head_dim - c - 2 * lane.t;
+      if (left > 0) {
+        const float2 scale = *reinterpret_cast<const float2*>(p.v_scale + first + c);
+        float2 mean = {0, 0};
+        if (p.v_mean != nullptr) mean = *reinterpret_cast<const float2*>(p.v_mean + first + c);
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          float a0 = out.o[part][4 * b + 2 * r] * inverse[r];
+          float a1 = out.o[part][4 * b + 2 * r + 1] * inverse[r];
+          if (p.v_mean != nullptr && seen[r]) {
+            a0 = fmaf(a0, scale.x, mean.x);
+            a1 = fmaf(a1, scale.y, mean.y);
+          } else {
+            a0 = a0 * scale.x;
+            a1 = a1 * scale.y;
+          }
+          if (row + 8 * r < p.q_len) store_pair<T>(to[r] + c, a0, a1, left > 1, wide[r]);
+        }
+      }
+    }
+  }
+}
+
+/// The end of a piece of work: output; log-sum-exp; counts.
 template <class C>
 __device__ __forceinline__ void finish(const AttentionParams& p, const Work& w, int first_row, Lane lane, int kv,
                                        const Output<C>& out, Rows& rows) {
-  const int batch = w.head / p.q_heads;
-  const int head = w.head - batch * p.q_heads;
+  float l[2];
+  float inverse[2];
+  int visible[2];
+  bool seen[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = first_row + lane.row + 8 * r;
     // The four partial sums of a quad: (l0 + l1) + (l2 + l3).
-    float l = rows.l[r];
-    l = l + __shfl_xor_sync(~0U, l, 1);
-    l = l + __shfl_xor_sync(~0U, l, 2);
-    if (row >= p.q_len) continue;
-    const float inverse = l == 0 ? 0.0F : 1.0F / l;
-    const int visible = p.is_causal ? min(p.kv_len, max(0, row + p.causal_shift + 1)) : p.kv_len;
-    const std::int64_t at = batch * p.o_stride_batch + head * p.o_stride_head + row * p.o_stride_token;
+    l[r] = rows.l[r] + __shfl_xor_sync(~0U, rows.l[r], 1);
+    l[r] = l[r] + __shfl_xor_sync(~0U, l[r], 2);
+    inverse[r] = l[r] == 0 ? 0.0F : 1.0F / l[r];
+    visible[r] = p.is_causal ? min(p.kv_len, max(0, row + p.causal_shift + 1)) : p.kv_len;
+    seen[r] = visible[r] > 0;
+  }
+  const int row = first_row + lane.row;
+  switch (p.o_type) {
+    case OutType::fp32:
+      store_rows<C, float>(p, w, row, lane, kv, out, inverse, seen);
+      break;
+    case OutType::fp16:
+      store_rows<C, __half>(p, w, row, lane, kv, out, inverse, seen);
+      break;
+    case OutType::bf16:
+      store_rows<C, __nv_bfloat16>(p, w, row, lane, kv, out, inverse, seen);
+      break;
+  }
 #pragma unroll
-    for (int part = 0; part < Output<C>::kParts; ++part) {
-#pragma unroll
-      for (int b = 0; b < C::kVColumns / 8; ++b) {
-        const int c = part * C::kVColumns + 8 * b + 2 * lane.t;
-        if (c >= p.head_dim) continue;
-        const std::int64_t channel = static_cast<std::int64_t>(kv) * C::kDim + c;
-        const float2 scale = *reinterpret_cast<const float2*>(p.v_scale + channel);
-        float a0 = out.o[part][4 * b + 2 * r] * inverse;
-        float a1 = out.o[part][4 * b + 2 * r + 1] * inverse;
-        if (p.v_mean != nullptr && visible > 0) {
-          const float2 mean = *reinterpret_cast<const float2*>(p.v_mean + channel);
-          a0 = fmaf(a0, scale.x, mean.x);
-          a1 = fmaf(a1, scale.y, mean.y);
-        } else {
-          a0 = a0 * scale.x;
-          a1 = a1 * scale.y;
-        }
-        const bool both = c + 1 < p.head_dim;
-        switch (p.o_type) {
-          case OutType::fp32:
-            store_pair<float>(p.o, at + c, a0, a1, both);
-            break;
-          case OutType::fp16:
-            store_pair<__half>(p.o, at + c, a0, a1, both);
-            break;
-          case OutType::bf16:
-            store_pair<__nv_bfloat16>(p.o, at + c, a0, a1, both);
-            break;
-        }
+  for (int r = 0; r < 2; ++r) {
+    if (row + 8 * r < p.q_len) {
+      const std::int64_t index = static_cast<std::int64_t>(w.head) * p.q_len + row + 8 * r;
+      if (p.lse != nullptr && lane.t == 0) {
+        constexpr float kLn2 = 0.693147180559945F;
+        const float shift = p.lse_shift != nullptr ? p.lse_shift[index] : 0.0F;
+        p.lse[index] = seen[r] ? fmaf(rows.m[r] + log2f(l[r]), kLn2, shift) : -INFINITY;
       }
-    }
-    const std::int64_t index = static_cast<std::int64_t>(w.head) * p.q_len + row;
-    if (p.lse != nullptr && lane.t == 0) {
-      constexpr float kLn2 = 0.693147180559945F;
-      const float shift = p.lse_shift != nullptr ? p.lse_shift[index] : 0.0F;
-      p.lse[index] = visible > 0 ? fmaf(rows.m[r] + log2f(l), kLn2, shift) : -INFINITY;
-    }
-    if constexpr (C::Exp::kAccurate) {
-      if (p.counts != nullptr) {
-        unsigned long long* const counts = p.counts + static_cast<std::int64_t>(w.head) * 3;
-        if (rows.underflow[r] > 0) atomicAdd(counts, rows.underflow[r]);
-        if (lane.t == 0) atomicAdd(counts + 1, visible);
-        if (rows.saturated[r] > 0) atomicAdd(counts + 2, rows.saturated[r]);
+      if constexpr (C::Exp::kAccurate) {
+        if (p.counts != nullptr) {
+          unsigned long long* const counts = p.counts + static_cast<std::int64_t>(w.head) * 3;
+          if (rows.underflow[r] > 0) atomicAdd(counts, rows.underflow[r]);
+          if (lane.t == 0) atomicAdd(counts + 1, visible[r]);
+          if (rows.saturated[r] > 0) atomicAdd(counts + 2, rows.saturated[r]);
+        }
       }
     }
   }
@@ -167,6 +190,7 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
       float alpha[2];
 
       const auto scores = [&] {
+        s.k_full[k_at.stage].wait(k_at.parity);
         hold(acc);
         wgmma_fence();
         issue_scores<C>(acc, s.q[group], s.k[k_at.stage]);
@@ -221,66 +245,29 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
       const auto end_turn = [&] {
         if constexpr (C::kTurns) named_arrive(1 + (group + 1) % C::kConsumers, 256);
       };
-      if constexpr (C::kOverlap) {
-        static_assert(kParts == 1);
-        const auto step = [&]<bool kMasked, bool kMore>(int tile) {
-          softmax.template operator()<kMasked>(tile);
-          s.v_full[v_at.stage].wait(v_at.parity);
-          if constexpr (kMore) s.k_full[k_at.stage].wait(k_at.parity);
-          begin_turn();
-          issue_part(0);
-          if constexpr (kMore) {
-            scores();
-            end_turn();
-            wgmma_wait<1>();
-          } else {
-            end_turn();
-            wgmma_wait<0>();
-          }
-          take_part(0);
-          release(s.v_empty[v_at.stage]);
-          v_at.advance();
-          if constexpr (kMore) {
-            wgmma_wait<0>();
-            hold(acc);
-            if (tile + 2 == w.tiles) release(s.q_empty[group]);
-          }
-        };
-        s.k_full[k_at.stage].wait(k_at.parity);
+      const auto step = [&]<bool kMasked>(int tile) {
         scores();
+        end_turn();
         wgmma_wait<0>();
         hold(acc);
-        if (w.tiles == 1) release(s.q_empty[group]);
-        int tile = 0;
-        for (; tile < min(whole, w.tiles - 1); ++tile) step.template operator()<false, true>(tile);
-        for (; tile < w.tiles - 1; ++tile) step.template operator()<true, true>(tile);
-        step.template operator()<true, false>(tile);
-      } else {
-        const auto step = [&]<bool kMasked>(int tile) {
-          s.k_full[k_at.stage].wait(k_at.parity);
-          scores();
-          end_turn();
-          wgmma_wait<0>();
-          hold(acc);
-          if (tile == w.tiles - 1) release(s.q_empty[group]);
-          softmax.template operator()<kMasked>(tile);
-          s.v_full[v_at.stage].wait(v_at.parity);
-          begin_turn();
-#pragma unroll
-          for (int part = 0; part < kParts; ++part) {
-            issue_part(part);
-            wgmma_wait<0>();
-            take_part(part);
-          }
-          release(s.v_empty[v_at.stage]);
-          v_at.advance();
-        };
+        if (tile == w.tiles - 1) release(s.q_empty[group]);
+        softmax.template operator()<kMasked>(tile);
+        s.v_full[v_at.stage].wait(v_at.parity);
         begin_turn();
-        int tile = 0;
-        for (; tile < whole; ++tile) step.template operator()<false>(tile);
-        for (; tile < w.tiles; ++tile) step.template operator()<true>(tile);
-        end_turn();
-      }
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          issue_part(part);
+          wgmma_wait<0>();
+          take_part(part);
+        }
+        release(s.v_empty[v_at.stage]);
+        v_at.advance();
+      };
+      begin_turn();
+      int tile = 0;
+      for (; tile < whole; ++tile) step.template operator()<false>(tile);
+      for (; tile < w.tiles; ++tile) step.template operator()<true>(tile);
+      end_turn();
     }
     finish<C>(p, w, first_row, lane, kv, out, rows);
   }

@@ -32,7 +32,7 @@ union JobShared {
 };
 
 template <int kDim, class T>
-__global__ void __launch_bounds__(kPrepareThreads, kDim == 256 ? 2 : 3)
+__global__ void __launch_bounds__(kPrepareThreads, kDim == 64 ? 4 : (kDim == 128 ? 3 : 2))
     prepare_kernel(const __grid_constant__ PrepareParams p) {
   extern __shared__ __align__(16) std::uint8_t raw[];
   auto& s = *reinterpret_cast<JobShared<kDim>*>(raw);
@@ -77,8 +77,11 @@ __global__ void __launch_bounds__(kPrepareThreads, kDim == 256 ? 2 : 3)
     if (job < jobs.v_statistics) return v_statistics<kDim, T>(p, s.rows, head, job);
     job -= jobs.v_statistics;
     const std::int64_t q_head = static_cast<std::int64_t>(head) * p.group + job / p.q_blocks;
-    quantize_rows<kDim, T, true>(p, s.rows, q_head, job % p.q_blocks * kMeanRows, nullptr);
-    if (p.options.smooth_q) {
+    const int first = job % p.q_blocks * kMeanRows;
+    if (!p.options.smooth_q) {
+      quantize_rows<kDim, T, true, false>(p, s.rows, q_head, first, nullptr);
+    } else {
+      quantize_rows<kDim, T, true, true>(p, s.rows, q_head, first, nullptr);
       __threadfence();
       __syncthreads();
       if (threadIdx.x == 0) atomicAdd(progress.q_done + head, 1);
@@ -94,7 +97,7 @@ __global__ void __launch_bounds__(kPrepareThreads, kDim == 256 ? 2 : 3)
       __syncthreads();
       mean = copy;
     }
-    quantize_rows<kDim, T, false>(p, s.rows, head, job * kTileKeys, mean);
+    quantize_rows<kDim, T, false, true>(p, s.rows, head, job * kTileKeys, mean);
     if (p.options.smooth_q) {
       await(progress.q_done + head, jobs.q_blocks);
       delta_scores<kDim, T>(p, s.delta, head, job);
@@ -138,7 +141,7 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.k_tiles = (p.kv_len + kTileKeys - 1) / kTileKeys;
   p.q_blocks = (p.q_len + kMeanRows - 1) / kMeanRows;
   p.chunks = (p.kv_len + kStatisticsRows - 1) / kStatisticsRows;
-  // The second look comes when the first is surely over: about 600 jobs run at a time. K and V are then still in L2.
+  // The second look comes when the first is surely over: 400 to 500 jobs run at a time. K and V are then still in L2.
   const JobCounts jobs = job_counts(p);
   p.lag = std::min(p.kv_count, 1 + 600 / (jobs.early() + jobs.late()));
   p.sm_scale = problem.sm_scale;
@@ -146,6 +149,13 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.causal_shift = static_cast<int>(problem.causal_shift());
   p.dtype = problem.q.dtype;
   p.top = format_top(options.qk);
+  const auto wide = [&](const TensorView& t) {
+    return reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0 && t.stride_batch % 8 == 0 && t.stride_head % 8 == 0 &&
+           t.stride_token % 8 == 0 && p.head_dim % 8 == 0;
+  };
+  p.wide_q = wide(p.q);
+  p.wide_k = wide(p.k);
+  p.wide_v = wide(p.v);
   return p;
 }
 

@@ -26,7 +26,8 @@ struct PrepareParams {
   float sm_scale;
   int is_causal, causal_shift;
   DType dtype;
-  float top;  ///< largest code of Q and K
+  float top;                    ///< largest code of Q and K
+  bool wide_q, wide_k, wide_v;  ///< rows are aligned for loads of 16 bytes
 };
 
 /// Counters in device memory, zero at the start. [heads] arrays follow the ticket.
@@ -61,17 +62,48 @@ struct alignas(16) Chunk {
   T x[8];
 };
 
-/// Channels first .. first + 7 of a row; zeros beyond head_dim. 16-byte loads where rows are aligned for them.
+/// The first element of a head; heads are counted over batch and heads.
 template <class T>
-__device__ __forceinline__ Chunk<T> load_chunk(const T* row, int first, int head_dim) {
+__device__ __forceinline__ const T* head_of(const TensorView& t, std::int64_t head) {
+  const auto heads = static_cast<unsigned>(t.heads);
+  const unsigned batch = static_cast<unsigned>(head) / heads;
+  const unsigned inside = static_cast<unsigned>(head) - batch * heads;
+  return static_cast<const T*>(t.data) + batch * t.stride_batch + inside * t.stride_head;
+}
+
+/// Channels first .. first + 7 of a row; zeros beyond head_dim.
+template <class T>
+__device__ __noinline__ Chunk<T> load_chunk_slowly(const T* row, int first, int head_dim) {
   Chunk<T> out;
-  if (first + 8 <= head_dim && reinterpret_cast<std::uintptr_t>(row) % 16 == 0) {
-    *reinterpret_cast<uint4*>(&out) = __ldg(reinterpret_cast<const uint4*>(row + first));
-    return out;
-  }
 #pragma unroll
   for (int i = 0; i < 8; ++i) out.x[i] = first + i < head_dim ? row[first + i] : T(0.0F);
   return out;
+}
+
+/// Rows first_row + lane_row + pass kStep (below `end`; zeros beyond) of a head, one chunk each: all loads are on their
+/// way before the first is used. `wide`: rows are aligned for loads of 16 bytes.
+template <int kPasses, int kStep, class T>
+__device__ __forceinline__ void load_rows(Chunk<T> (&raw)[kPasses], const T* head, std::int64_t stride, int row,
+                                          int end, int channel, int head_dim, bool wide) {
+  const T* at = head + row * stride;
+  if (wide) {
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      uint4 bits = {0, 0, 0, 0};
+      if (row + pass * kStep < end && channel < head_dim) {
+        const auto* const from = reinterpret_cast<const uint4*>(at + channel);
+        bits = __ldg(from);
+      }
+      *reinterpret_cast<uint4*>(&raw[pass]) = bits;
+      at += kStep * stride;
+    }
+  } else {
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      raw[pass] = row + pass * kStep < end ? load_chunk_slowly(at, channel, head_dim) : Chunk<T>{};
+      at += kStep * stride;
+    }
+  }
 }
 
 template <class T>

@@ -16,12 +16,17 @@ __device__ void k_statistics(const PrepareParams& p, RowsShared<kDim>& s, std::i
   const int lane_row = threadIdx.x / kChunks;
   const int first = index * kStatisticsRows;
   const int last = min(first + kStatisticsRows, p.kv_len);
+  const T* const k = head_of<T>(p.k, head);
   double sum[8] = {};
-#pragma unroll 4
-  for (int row = first + lane_row; row < last; row += kRows) {
-    const auto raw = load_chunk(token<T>(p.k, head, row), chunk * 8, p.head_dim);
+  constexpr int kPasses = kDim == 256 ? 8 : 4;
+  for (int row = first + lane_row; row < last; row += kPasses * kRows) {
+    Chunk<T> raw[kPasses];
+    load_rows<kPasses, kRows>(raw, k, p.k.stride_token, row, last, chunk * 8, p.head_dim, p.wide_k);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(to_float(raw.x[i]));
+    for (int pass = 0; pass < kPasses; ++pass) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(to_float(raw[pass].x[i]));
+    }
   }
   add_up(s, sum, lane_row, chunk);
   double* const sums = part<double>(p, p.at.k_sums) + head * p.chunks * kDim;
@@ -38,17 +43,6 @@ __device__ void k_statistics(const PrepareParams& p, RowsShared<kDim>& s, std::i
   publish(progress.k_ready + head);
 }
 
-template <class T>
-using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
-template <class T>
-struct alignas(16) Pairs {
-  Pair<T> x[4];
-};
-template <class T>
-__device__ __forceinline__ Pairs<T> as_pairs(const Chunk<T>& chunk) {
-  return *reinterpret_cast<const Pairs<T>*>(&chunk);
-}
-
 /// Extremes (and with smooth V sums) of V's channels over a chunk; the last chunk of a head makes scales and mean.
 template <int kDim, class T>
 __device__ void v_statistics(const PrepareParams& p, RowsShared<kDim>& s, std::int64_t head, int index) {
@@ -60,29 +54,39 @@ __device__ void v_statistics(const PrepareParams& p, RowsShared<kDim>& s, std::i
   const int last = min(first + kStatisticsRows, p.kv_len);
   const bool smooth = p.options.smooth_v;
   double sum[8] = {};
+  // The chunk's first row takes part more than once, and stands for rows beyond the last.
+  const T* const v = head_of<T>(p.v, head);
+  Chunk<T> start[1];
+  load_rows<1, 1>(start, v, p.v.stride_token, first, last, chunk * 8, p.head_dim, p.wide_v);
   Pair<T> low[4], high[4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
-    low[i] = high[i] = as_pairs(load_chunk(token<T>(p.v, head, first), chunk * 8, p.head_dim)).x[i];
-#pragma unroll 4
-  for (int row = first + lane_row; row < last; row += kRows) {
-    const auto raw = load_chunk(token<T>(p.v, head, row), chunk * 8, p.head_dim);
-    const auto pairs = as_pairs(raw);
+  for (int i = 0; i < 4; ++i) low[i] = high[i] = as_pairs(start[0]).x[i];
+  constexpr int kPasses = kDim == 256 ? 8 : 4;
+  for (int row = first + lane_row; row < last; row += kPasses * kRows) {
+    Chunk<T> raw[kPasses];
+    load_rows<kPasses, kRows>(raw, v, p.v.stride_token, row, last, chunk * 8, p.head_dim, p.wide_v);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      low[i] = __hmin2(low[i], pairs.x[i]);
-      high[i] = __hmax2(high[i], pairs.x[i]);
-    }
-    if (smooth) {
+    for (int pass = 0; pass < kPasses; ++pass) {
+      if (row + pass * kRows >= last) continue;
+      const auto pairs = as_pairs(raw[pass]);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(to_float(raw.x[i]));
+      for (int i = 0; i < 4; ++i) {
+        low[i] = __hmin2(low[i], pairs.x[i]);
+        high[i] = __hmax2(high[i], pairs.x[i]);
+      }
+      if (smooth) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(to_float(raw[pass].x[i]));
+      }
     }
   }
   // [head][chunk][low, high, sum][kDim] as doubles.
   double* const mine = part<double>(p, p.at.v_partial) + (head * p.chunks + index) * 3 * kDim;
-  add_up(s, sum, lane_row, chunk);
-  if (threadIdx.x < kDim) mine[2 * kDim + threadIdx.x] = s.sums[0][threadIdx.x];
-  __syncthreads();
+  if (smooth) {
+    add_up(s, sum, lane_row, chunk);
+    if (threadIdx.x < kDim) mine[2 * kDim + threadIdx.x] = s.sums[0][threadIdx.x];
+    __syncthreads();
+  }
   float* const extremes = reinterpret_cast<float*>(s.sums);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -110,7 +114,7 @@ __device__ void v_statistics(const PrepareParams& p, RowsShared<kDim>& s, std::i
     for (int i = 0; i < p.chunks; ++i) {
       l = fminf(l, static_cast<float>(all[i * 3 * kDim]));
       h = fmaxf(h, static_cast<float>(all[i * 3 * kDim + kDim]));
-      total += all[i * 3 * kDim + 2 * kDim];
+      if (smooth) total += all[i * 3 * kDim + 2 * kDim];
     }
     const float mean = smooth ? static_cast<float>(total / static_cast<double>(p.kv_len)) : 0.0F;
     // Subtracting the mean is monotonic, so the extremes of V' are those of V, smoothed.
@@ -126,37 +130,51 @@ struct ValuesShared {
   static constexpr int kRowBytes = 2 * kDim + 16;  ///< padding: 16-byte reads down a column touch all banks
   alignas(16) std::uint8_t raw[kTileKeys * kRowBytes];
   alignas(16) std::uint8_t image[kTileKeys * kDim];
-  float scale[kDim], inverse[kDim], mean[kDim];
+  float4 channel[kDim];  ///< mean, scale, its inverse a little less and a little more
 };
 
 __device__ __forceinline__ unsigned e4m3_four(const float (&x)[4], float factor) {
   return e4m3_pair(x[0] * factor, x[1] * factor) | static_cast<unsigned>(e4m3_pair(x[2] * factor, x[3] * factor)) << 16;
 }
 
+/// Four quotients in E4M3 by IEEE division.
+__device__ __noinline__ unsigned divide_e4m3(float x0, float x1, float x2, float x3, float scale) {
+  return e4m3_pair(x0 / scale, x1 / scale) | static_cast<unsigned>(e4m3_pair(x2 / scale, x3 / scale)) << 16;
+}
+
 /// Codes of V for one key tile, transposed and with the keys exchanged as the kernel wants them.
 template <int kDim, class T>
 __device__ void v_codes(const PrepareParams& p, ValuesShared<kDim>& s, std::int64_t head, int tile) {
   constexpr int kChunks = kDim / 8;
+  constexpr int kRows = kPrepareThreads / kChunks;
+  constexpr int kPasses = kTileKeys / kRows;
   const int first = tile * kTileKeys;
   const int count = min(kTileKeys, p.kv_len - first);
-  for (int i = threadIdx.x; i < kTileKeys * kChunks; i += kPrepareThreads) {
-    const int row = i / kChunks;
-    const int chunk = i % kChunks;
-    Chunk<T> raw{};
-    if (row < count) raw = load_chunk(token<T>(p.v, head, first + row), chunk * 8, p.head_dim);
-    *reinterpret_cast<Chunk<T>*>(s.raw + row * ValuesShared<kDim>::kRowBytes + chunk * 16) = raw;
+  {
+    const int row = threadIdx.x / kChunks;
+    const int chunk = threadIdx.x % kChunks;
+    Chunk<T> raw[kPasses];
+    load_rows<kPasses, kRows>(raw, head_of<T>(p.v, head), p.v.stride_token, first + row, p.kv_len, chunk * 8,
+                              p.head_dim, p.wide_v);
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      *reinterpret_cast<Chunk<T>*>(s.raw + (row + pass * kRows) * ValuesShared<kDim>::kRowBytes + chunk * 16) =
+          raw[pass];
+    }
   }
   await(progress_of(p).v_ready + head, 1);
   if (threadIdx.x < kDim) {
     // Written by another block while this kernel runs: not through the read-only cache.
-    s.scale[threadIdx.x] = __ldcg(part<float>(p, p.at.v_scale) + head * kDim + threadIdx.x);
-    s.inverse[threadIdx.x] = 1.0F / s.scale[threadIdx.x];
-    s.mean[threadIdx.x] = __ldcg(part<float>(p, p.at.v_mean) + head * kDim + threadIdx.x);
+    const Scale scale = with_inverse(__ldcg(part<float>(p, p.at.v_scale) + head * kDim + threadIdx.x));
+    s.channel[threadIdx.x] = {__ldcg(part<float>(p, p.at.v_mean) + head * kDim + threadIdx.x), scale.scale, scale.below,
+                              scale.above};
   }
   __syncthreads();
   // A thread takes four keys that stand side by side in V^T, and eight channels.
   const int quad = threadIdx.x % 32;
   const int key = quad / 4 * 16 + quad % 4 * 2;  // the others: + 1, + 8, + 9
+  const auto real = [&](int j) { return key + j / 2 * 8 + j % 2 < count ? 0xFFU << 8 * j : 0U; };
+  const unsigned mask = real(0) | real(1) | real(2) | real(3);
   for (int chunk = threadIdx.x / 32; chunk < kChunks; chunk += kPrepareThreads / 32) {
     Chunk<T> rows[4];
 #pragma unroll
@@ -167,24 +185,14 @@ __device__ void v_codes(const PrepareParams& p, ValuesShared<kDim>& s, std::int6
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int channel = chunk * 8 + i;
-      const float mean = s.mean[channel];
-      const float inverse = s.inverse[channel];
+      const float4 c = s.channel[channel];
       float x[4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const bool real = key + j / 2 * 8 + j % 2 < count;
-        x[j] = real ? to_float(rows[j].x[i]) - mean : 0.0F;
-      }
+      for (int j = 0; j < 4; ++j) x[j] = to_float(rows[j].x[i]) - c.x;
       // Between these two lies the IEEE quotient; where they round alike there is no need to divide.
-      constexpr float kBelow = 1 - 0x1p-21F;
-      constexpr float kAbove = 1 + 0x1p-21F;
-      unsigned word = e4m3_four(x, inverse * kBelow);
-      if (word != e4m3_four(x, inverse * kAbove)) {
-        const float scale = s.scale[channel];
-        word = e4m3_pair(x[0] / scale, x[1] / scale) | static_cast<unsigned>(e4m3_pair(x[2] / scale, x[3] / scale))
-                                                           << 16;
-      }
-      *reinterpret_cast<unsigned*>(s.image + v_offset(key, channel)) = word;
+      unsigned word = e4m3_four(x, c.z);
+      if (word != e4m3_four(x, c.w)) word = divide_e4m3(x[0], x[1], x[2], x[3], c.y);
+      *reinterpret_cast<unsigned*>(s.image + v_offset(key, channel)) = word & mask;
     }
   }
   __syncthreads();
@@ -242,7 +250,7 @@ __device__ void delta_scores(const PrepareParams& p, DeltaShared<kDim>& s, std::
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     const int row = key + n * 8 + g;
-    const T* const from = token<T>(p.k, kv, min(row, p.kv_len - 1));
+    const T* const from = head_of<T>(p.k, kv) + min(row, p.kv_len - 1) * p.k.stride_token;
     const bool aligned = p.head_dim % 2 == 0 && reinterpret_cast<std::uintptr_t>(from) % 4 == 0;
 #pragma unroll
     for (int k = 0; k < kDim / 16; ++k) {

@@ -77,15 +77,14 @@ __device__ __forceinline__ void pack_keys(int i, const float (&p)[64], std::uint
   out[2 * i + 1] = pack_e4m3(p[8 * i + 2], p[8 * i + 3], p[8 * i + 6], p[8 * i + 7]);
 }
 
-/// From products of codes to codes of P. seen[r]: how
-/// many columns of the tile row r sees, less 2t (only where kMasked). alpha[r]: the factor from the old maximum to the
-/// new one.
+/// From products of codes to codes of P. seen[r]: how many columns of the tile row r sees, less 2t (only where
+/// kMasked). alpha[r]: the factor from the old maximum to the new one.
 template <class C, bool kMasked, class Acc>
 __device__ __forceinline__ void softmax_tile(const Acc (&acc)[64], const float (&q_scale)[2], float k_scale,
                                              const float* delta, float offset, const int (&seen)[2], Rows& rows,
                                              float (&alpha)[2], std::uint32_t (&packed)[16]) {
   using Exp = typename C::Exp;
-  float x[64];
+  float x[64] = {};
   const float f[2] = {q_scale[0] * k_scale, q_scale[1] * k_scale};
   float largest[2] = {kNoScore, kNoScore};
   const auto visible = [&](int i) { return i / 4 * 8 + i % 2 < seen[i % 4 / 2]; };
@@ -123,7 +122,9 @@ __device__ __forceinline__ void softmax_tile(const Acc (&acc)[64], const float (
     rows.l[r] = rows.l[r] * alpha[r];
   }
 
-  const auto element = [&]<int kIndex>() {
+  constexpr int kChunk = 8;
+  constexpr int kChunks = 64 / kChunk;
+  const auto exponential = [&]<int kIndex>() {
     constexpr int r = kIndex % 4 / 2;
     float e;
     if constexpr (C::kSmoothQ) {
@@ -133,6 +134,11 @@ __device__ __forceinline__ void softmax_tile(const Acc (&acc)[64], const float (
     }
     float y = Exp::template exp2<kIndex / 2>(e);
     if constexpr (kMasked) y = visible(kIndex) ? y : 0.0F;
+    x[kIndex] = y;
+  };
+  const auto add = [&]<int kIndex>() {
+    constexpr int r = kIndex % 4 / 2;
+    const float y = x[kIndex];
     if constexpr (Exp::kAccurate) {
       // E4M3 rounds up to 2^-10 to zero; P may exceed 448 by the rounding of the maximum.
       constexpr float kLargest = 448.0F * (1 + 0x1p-20F);
@@ -140,13 +146,27 @@ __device__ __forceinline__ void softmax_tile(const Acc (&acc)[64], const float (
       rows.saturated[r] += y > kLargest ? 1 : 0;
     }
     rows.l[r] += y;
-    x[kIndex] = y;
-    if constexpr (kIndex % 8 == 7) pack_keys(kIndex / 8, x, packed);
+  };
+  // While a chunk's exponentials are computed, the chunk before is summed and packed.
+  const auto chunk = [&]<int kIndex>() {
+    if constexpr (kIndex < kChunks) {
+      [&]<int... i>(std::integer_sequence<int, i...>) {
+        (exponential.template operator()<kIndex * kChunk + i>(), ...);
+      }
+      (std::make_integer_sequence<int, kChunk>{});
+    }
+    if constexpr (kIndex > 0) {
+      [&]<int... i>(std::integer_sequence<int, i...>) {
+        (add.template operator()<(kIndex - 1) * kChunk + i>(), ...);
+      }
+      (std::make_integer_sequence<int, kChunk>{});
+      pack_keys(kIndex - 1, x, packed);
+    }
   };
   [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) {
-    (element.template operator()<kIndex>(), ...);
+    (chunk.template operator()<kIndex>(), ...);
   }
-  (std::make_integer_sequence<int, 64>{});
+  (std::make_integer_sequence<int, kChunks + 1>{});
 }
 
 }  // namespace sage2::cuda::sm90

@@ -1,5 +1,6 @@
 #include "reports/bench.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 
@@ -14,6 +15,7 @@ using nlohmann::json;
 BenchEntry entry_of(const json& j) {
   BenchEntry e;
   j.at("variant").get_to(e.variant);
+  if (j.contains("stands_for")) j["stands_for"].get_to(e.stands_for);
   const auto& s = j.at("shape");
   s.at("batch").get_to(e.shape.batch);
   s.at("q_heads").get_to(e.shape.q_heads);
@@ -29,6 +31,11 @@ BenchEntry entry_of(const json& j) {
 }
 
 }  // namespace
+
+bool measures(const BenchEntry& entry, const std::string& variant) {
+  return entry.variant == variant ||
+         std::find(entry.stands_for.begin(), entry.stands_for.end(), variant) != entry.stands_for.end();
+}
 
 double attention_ops(const RecordShape& s) {
   const double ops = 4.0 * static_cast<double>(s.batch) * static_cast<double>(s.q_heads) *
@@ -64,7 +71,7 @@ std::optional<double> bench_ms(const std::vector<BenchEntry>& entries, const std
                                const RecordShape& shape) {
   for (const auto& e : entries) {
     const auto& s = e.shape;
-    if (e.variant == variant && s.batch == shape.batch && s.q_heads == shape.q_heads && s.kv_heads == shape.kv_heads &&
+    if (measures(e, variant) && s.batch == shape.batch && s.q_heads == shape.q_heads && s.kv_heads == shape.kv_heads &&
         s.q_len == shape.q_len && s.kv_len == shape.kv_len && s.head_dim == shape.head_dim &&
         s.is_causal == shape.is_causal) {
       return e.ms;

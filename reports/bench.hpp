@@ -17,7 +17,12 @@ struct BenchEntry {
   RecordShape shape;
   double ms = 0;
   double tops = 0;  ///< 10^12 operations a second: as in the file, else counted by `attention_ops`
+  /// Further variants that cost the same where this was measured: `sage2-4b` runs as `sage2-4b@hopper` there.
+  std::vector<std::string> stands_for = {};
 };
+
+/// Whether an entry is a measurement of `variant`.
+[[nodiscard]] bool measures(const BenchEntry& entry, const std::string& variant);
 
 /// 4 batch q_heads q_len kv_len head_dim, halved when causal: the convention of the papers.
 [[nodiscard]] double attention_ops(const RecordShape& shape);

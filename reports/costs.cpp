@@ -26,7 +26,7 @@ const BenchEntry* nearest(const std::vector<BenchEntry>& entries, const VariantI
   const BenchEntry* best = nullptr;
   double best_distance = std::numeric_limits<double>::infinity();
   for (const auto& e : entries) {
-    if (e.variant != variant.variant && e.variant != variant.name) continue;
+    if (!measures(e, variant.variant) && !measures(e, variant.name)) continue;
     if (sizes(e.shape) == sizes(shape)) return &e;
     if (e.shape.head_dim != shape.head_dim || e.shape.is_causal != shape.is_causal) continue;
     const double distance = std::abs(std::log(attention_ops(e.shape) / attention_ops(shape)));

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks the Python module sage2 on a Hopper GPU: numbers against FP64, shapes, strides, graphs, streams, threads, errors.
+"""Checks the Python module sage2 on a Hopper GPU: numbers against FP64, strides, graphs, streams, threads, errors.
 
     PYTHONPATH=scripts python3 scripts/check_sage2.py        exit code 1 where a check fails, 4 where there is no GPU
 """
@@ -12,17 +12,17 @@ import sys
 import threading
 import traceback
 
-import torch
-import torch.nn.functional as F  # noqa: N812
-
 import sage2
+import torch
+import torch.nn.functional as F
 
-# Rel. L1 error, 1 - CosSim and absolute error of the log-sum-exp that each width may show on biased N(0, 1) tensors: about
-# twice what the CPU emulation of the variant shows at the shortest length here, where errors average least.
-GATES = {"sage2-8b": (0.03, 0.001, 0.03), "sage2-4b": (0.13, 0.008, 0.3)}
+# Relative L1 error, 1 - CosSim and RMS error of the log-sum-exp that each width may show on biased N(0, 1) tensors.
+# A largest element of about 3.5 makes steps of 0.028 (INT8) and 0.5 (INT4), so a score is off by 0.011 and 0.2 (RMS);
+# the gates are at 2.5 times that, and as far above what E4M3 adds to the output.
+GATES = {"sage2-8b": (0.03, 0.001, 0.03), "sage2-4b": (0.13, 0.008, 0.5)}
 
 
-def tensors(batch=1, q_heads=2, kv_heads=2, q_len=500, kv_len=500, dim=128, dtype=torch.bfloat16, seed=0):  # noqa: ANN001, ANN201
+def tensors(batch=1, q_heads=2, kv_heads=2, q_len=500, kv_len=500, dim=128, dtype=torch.bfloat16, seed=0):
     g = torch.Generator("cuda").manual_seed(seed)
 
     def make(heads: int, length: int, bias: float) -> torch.Tensor:
@@ -32,7 +32,7 @@ def tensors(batch=1, q_heads=2, kv_heads=2, q_len=500, kv_len=500, dim=128, dtyp
     return make(q_heads, q_len, 0.5), make(kv_heads, kv_len, 2.0), make(kv_heads, kv_len, 0.3)
 
 
-def exact(q, k, v, is_causal=False, top_left=False):  # noqa: ANN001, ANN201
+def exact(q, k, v, is_causal=False, top_left=False):
     """Attention in FP64 and its log-sum-exp; rows that see no key give zeros."""
     group = q.shape[1] // k.shape[1]
     k, v = (t.repeat_interleave(group, 1).double() for t in (k, v))
@@ -49,10 +49,11 @@ def errors(out: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
     return ((o - t).abs().sum() / t.abs().sum()).item(), 1 - (o @ t / (o.norm() * t.norm())).item()
 
 
-def gate(name: str, out: torch.Tensor, lse: torch.Tensor, truth: torch.Tensor, true_lse: torch.Tensor) -> tuple[float, float, float]:
+def gate(name: str, out: torch.Tensor, lse: torch.Tensor, truth: torch.Tensor, true_lse: torch.Tensor) -> tuple:
+    """The three errors that GATES limits."""
     l1, cos = errors(out, truth)
     seen = true_lse.isfinite()
-    shift = (lse.double() - true_lse)[seen].abs().max().item()
+    shift = (lse.double() - true_lse)[seen].square().mean().sqrt().item()
     assert torch.equal(lse.isfinite(), seen), "log-sum-exp is minus infinity where a row sees no key, and nowhere else"
     limits = GATES[name.partition(":")[0]]
     found = (l1, cos, shift)
@@ -70,8 +71,8 @@ def check_numbers() -> None:
     ]
     grid = itertools.product(GATES, (64, 80, 96, 128, 256), shapes, (False, True))
     for i, (variant, dim, shape, causal) in enumerate(grid):
-        q, k, v = tensors(dim=dim, dtype=(torch.bfloat16, torch.float16)[i % 2], seed=i, **shape)
-        align = ("bottom_right", "top_left")[i // 2 % 2]
+        q, k, v = tensors(dim=dim, dtype=(torch.bfloat16, torch.float16)[(i // 2 + i // 8) % 2], seed=i, **shape)
+        align = ("bottom_right", "top_left")[i // 8 % 2]
         out, lse = sage2.attention(q, k, v, variant, causal, return_lse=True, causal_align=align)
         try:
             found = gate(variant, out, lse, *exact(q, k, v, causal, align == "top_left"))
@@ -87,8 +88,8 @@ def check_options() -> None:
     q, k, v = tensors(q_len=400, kv_len=600)
     truth = exact(q, k, v)
     for width in GATES:
-        for option in ("qk_gran=per_block", "qk_gran=per_warp", "smooth_v=on", "smooth_q=off", "smooth_q=on", "pv_accum=fp32"):
-            name = f"{width}:{option}"
+        for option in ("per_block", "per_warp", "smooth_v=on", "smooth_q=off", "smooth_q=on", "pv_accum=fp32"):
+            name = f"{width}:{option if '=' in option else 'qk_gran=' + option}"
             out, lse = sage2.attention(q, k, v, name, return_lse=True)
             print(f"    {name:<28} rel L1 {gate(name, out, lse, *truth)[0]:.4f}")
 
@@ -253,7 +254,8 @@ def main() -> int:
             print(f"ok      {check.__name__}", flush=True)
         except Exception:
             failed += 1
-            print(f"FAILED  {check.__name__}\n" + "".join(traceback.format_exc().splitlines(keepends=True)[-6:]), flush=True)
+            lines = traceback.format_exc().splitlines()[-6:]
+            print("\n".join([f"FAILED  {check.__name__}", *lines]), flush=True)
     return 1 if failed else 0
 
 

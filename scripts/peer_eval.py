@@ -7,7 +7,7 @@
 It has each distinct row of `sage2-eval variants` suite `all`, as far as plain PyTorch can say it: scale groups, smoothing,
 transforms and number formats, but P against the row's final maximum instead of the running one, and FP32 accumulators
 instead of the tensor cores', so rows that differ in their accumulator alone are left out. It is the peer that
-docs/performance.md compares with, so it is made to be fast: all heads and as many query rows at once as fit, codes and
+docs/performance-gpu.md compares with, so it is made to be fast: all heads and as many query rows at once as fit, codes and
 scales kept apart, so that TF32 matrix products of codes are exact, and no copy of what can be changed in place.
 """
 

@@ -34,7 +34,7 @@ step() {
 
 build_all() {
   if [ ! -f "$build/build.ninja" ]; then cmake --preset release -DSAGE2_TESTS=ON -DSAGE2_CUDA=ON || return 1; fi
-  cmake --build "$build" -j "$(nproc)" --target sage2-eval test_kernels test_harness
+  cmake --build "$build" -j "$(nproc)" --target sage2 sage2-eval test_kernels test_harness
 }
 
 if ! nvidia-smi -L >"$logs/gpus.log" 2>&1; then
@@ -45,6 +45,11 @@ say "$(cat "$logs/gpus.log")"
 if [ -z "${SAGE2_BUILD_DIR:-}" ]; then step build build_all || exit 1; fi
 
 # One after the other: each fills the GPU.
+if python3 -c "import torch" 2>/dev/null; then
+  step python env PYTHONPATH=scripts SAGE2_LIBRARY="$build/kernels/libsage2.so" python3 scripts/check_sage2.py
+else
+  say "skipped  python3 has no PyTorch"
+fi
 step tests ctest --test-dir "$build" -R '^kernels\.|CudaEval' --output-on-failure
 if [ "$mode" = quick ]; then
   step verify "$sage2_eval" verify --quick

@@ -56,14 +56,15 @@ class Args(ctypes.Structure):
 
 
 def library_path() -> Path:
-    """The libsage2.so in use: $SAGE2_LIBRARY, else one beside this file, in ../lib of an installation, or in build/."""
+    """The libsage2.so in use: $SAGE2_LIBRARY, else one beside this file, else the one in build/."""
     chosen = os.environ.get("SAGE2_LIBRARY")
     if chosen:
         if not Path(chosen).is_file():
             raise Sage2Error(f"SAGE2_LIBRARY is {chosen}, which is no file")
         return Path(chosen)
     here = Path(__file__).resolve().parent
-    places = [here / "libsage2.so", *(here.parents[1] / f"build/{kind}/kernels/libsage2.so" for kind in ("release", "debug"))]
+    built = here.parents[1] / "build"
+    places = [here / "libsage2.so", *(built / kind / "kernels/libsage2.so" for kind in ("release", "debug"))]
     for place in places:
         if place.is_file():
             return place

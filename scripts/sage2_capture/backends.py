@@ -84,6 +84,56 @@ class OfficialSageAttention:
         return None
 
 
+class Libsage2:
+    """This project's own kernels (docs/library.md): 8 and 4 bits on Hopper GPUs, exactly the variant that is asked for.
+
+    Those kernels mean `@hopper`: `sage2-4b@hopper` is theirs, `sage2-4b` is what Ada computes.
+    """
+
+    name = "libsage2"
+
+    def available(self) -> bool:
+        if not torch.cuda.is_available() or importlib.util.find_spec("sage2") is None:
+            return False
+        import sage2
+
+        try:
+            sage2.library_version()
+        except sage2.Sage2Error:
+            return False
+        return True
+
+    def supports(self, variant: Variant, call: AttentionCall) -> bool:
+        if not call.q.is_cuda or call.mask is not None or call.q.shape[-1] > 256 or call.k.shape != call.v.shape:
+            return False
+        if call.q.dtype not in (torch.float16, torch.bfloat16) or call.sm_scale <= 0:
+            return False
+        return torch.cuda.get_device_capability(call.q.device) == (9, 0) and self.spelling(variant) is not None
+
+    def run(self, variant: Variant, call: AttentionCall) -> torch.Tensor:
+        import sage2
+
+        text = self.spelling(variant)
+        if text is None:
+            raise UsageError(f"libsage2 has no kernel for {variant}")
+        return sage2.attention(
+            call.q, call.k, call.v, text, call.is_causal, call.sm_scale, causal_align=call.causal_align
+        )
+
+    def spelling(self, variant: Variant) -> str | None:
+        """The variant as libsage2 reads it, or None where it has no fast kernel for it."""
+        base = parse_variant("sage2-8b@hopper")
+        keys = ("qk_gran", "smooth_q", "smooth_k", "smooth_v")
+        settings = {key: getattr(variant, key) for key in keys}
+        if variant != replace(base, q=variant.q, k=variant.q, **settings):
+            return None
+        if variant.qk_gran not in ("per_block", "per_warp", "per_thread"):
+            return None
+        if variant.q != "int4" and (variant.q != "int8" or variant.smooth_q == "on"):
+            return None
+        return f"sage2-8b@hopper:qk={variant.q}," + ",".join(f"{key}={value}" for key, value in settings.items())
+
+
 class FakeQuantisation:
     """PyTorch arithmetic of every variant, on any machine; for quality, not for speed."""
 
@@ -108,7 +158,7 @@ class FakeQuantisation:
         )
 
 
-_REGISTRY: list[Backend] = [OfficialSageAttention(), FakeQuantisation()]
+_REGISTRY: list[Backend] = [Libsage2(), OfficialSageAttention(), FakeQuantisation()]
 
 
 def register_backend(backend: Backend) -> None:

@@ -69,6 +69,17 @@ TEST(Costs, MeasuredScalesTheNearestShapeAndSaysSo) {
   EXPECT_THROW((void)measured_costs(table, {entry("sage2-4b", 64, 1), other}, "b.json"), DataError);
 }
 
+TEST(Costs, MeasuredOnAChipThatRunsItInItsOwnWay) {
+  const test::Runs runs{ToyRun().make(constant)};
+  const auto table = pool_cells(runs, ids({"sage2-4b", "sage2-8b"}));
+  auto there = entry("sage2-4b@hopper", 64, 2);
+  there.stands_for = {"sage2-4b"};
+  const auto costs = measured_costs(table, {entry("sage2-8b", 64, 3), there}, "b.json");
+  EXPECT_DOUBLE_EQ(costs.grid.at(0, 0), 2);
+  there.stands_for.clear();
+  EXPECT_THROW((void)measured_costs(table, {entry("sage2-8b", 64, 3), there}, "b.json"), DataError);
+}
+
 TEST(Costs, ReadsTheJsonOfGoogleBenchmark) {
   const auto file = std::filesystem::path(testing::TempDir()) / "sage2_google_bench.json";
   const auto line = [](const char* extra, double time) {
