@@ -17,20 +17,21 @@ std::size_t padded(std::size_t n, std::size_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-/// Codes and scales are FP32 when they are made; native kernels pack them into at most two bytes each. Statistics of
-/// columns, histograms and alignment are in the reserve on top.
+/// Codes and scales are FP32 when they are made; for tensor cores they are packed into at most two bytes each.
+/// Statistics of columns, histograms and alignment are in the reserve on top.
 std::size_t scratch_bytes(const Shape& s, const Variant& v, std::size_t q_count, std::size_t kv_count,
-                          std::size_t rows_of_output, bool native) {
+                          std::size_t rows_of_output, bool tensor_cores) {
   const std::size_t depth = padded(v.transform == Transform::hadamard ? std::bit_ceil(s.head_dim) : s.head_dim, 32);
   const std::size_t keys = padded(s.kv_len, v.geometry.k_tile);
   std::size_t floats = q_count * s.q_len * (depth + 1)                  // Q
                        + kv_count * keys * (depth + 1)                  // K
                        + kv_count * keys * s.head_dim                   // V
                        + q_count * rows_of_output * (s.head_dim + 16);  // output, and each row's sums
-  if (v.smooth_q) floats += q_count * (padded(s.q_len, kSmoothQBlock) / kSmoothQBlock) * keys;
+  // dS; for tensor cores it may be padded into another.
+  if (v.smooth_q) floats += (tensor_cores ? 2 : 1) * q_count * (padded(s.q_len, kSmoothQBlock) / kSmoothQBlock) * keys;
   if (v.v_outliers == VOutliers::split) floats += kv_count * keys * s.head_dim;  // V beside its two parts
   std::size_t bytes = floats * sizeof(float);
-  if (native) bytes += 2 * (q_count * s.q_len + 2 * kv_count * keys) * depth;  // packed for the tensor core
+  if (tensor_cores) bytes += 2 * (q_count * s.q_len + 2 * kv_count * keys) * depth;  // packed for the tensor core
   return bytes + bytes / 8 + (std::size_t{4} << 20);
 }
 
@@ -117,7 +118,7 @@ std::size_t ChunkBytes::peak() const {
 }
 
 ChunkBytes chunk_bytes(const CellInfo& cell, const Chunk& chunk, std::size_t rows_of_head,
-                       const std::vector<NamedVariant>& variants, const std::vector<bool>& native) {
+                       const std::vector<NamedVariant>& variants, const std::vector<bool>& tensor_cores) {
   const auto& s = cell.shape;
   const std::size_t q_count = chunk.q_count();
   const std::size_t kv_count = chunk.groups.size();
@@ -127,20 +128,21 @@ ChunkBytes chunk_bytes(const CellInfo& cell, const Chunk& chunk, std::size_t row
                    kv_count * s.kv_len * s.head_dim * (stored(TensorName::k) + stored(TensorName::v)) +
                    q_count * chunk.rows * (s.head_dim * sizeof(double) + sizeof(std::uint32_t));
   for (std::size_t i = 0; i < variants.size(); ++i) {
-    // Part of the rows of a native output are copied out of all of them.
-    const std::size_t rows = native[i] ? s.q_len + (chunk.rows < rows_of_head ? chunk.rows : 0) : chunk.rows;
-    bytes.scratch.push_back(scratch_bytes(s, variants[i].variant, q_count, kv_count, rows, native[i]));
+    // Part of the rows of a tensor core's output are copied out of all of them.
+    const std::size_t rows = tensor_cores[i] ? s.q_len + (chunk.rows < rows_of_head ? chunk.rows : 0) : chunk.rows;
+    bytes.scratch.push_back(scratch_bytes(s, variants[i].variant, q_count, kv_count, rows, tensor_cores[i]));
   }
   return bytes;
 }
 
 std::vector<Chunk> plan_chunks(const CellInfo& cell, const std::vector<std::size_t>& heads, std::size_t rows_of_head,
-                               const std::vector<NamedVariant>& variants, const std::vector<bool>& native,
+                               const std::vector<NamedVariant>& variants, const std::vector<bool>& tensor_cores,
                                std::size_t budget) {
-  Planner planner{
-      rows_of_head,
-      [&](const Chunk& chunk) { return chunk_bytes(cell, chunk, rows_of_head, variants, native).peak() <= budget; },
-      {}};
+  Planner planner{rows_of_head,
+                  [&](const Chunk& chunk) {
+                    return chunk_bytes(cell, chunk, rows_of_head, variants, tensor_cores).peak() <= budget;
+                  },
+                  {}};
   const auto groups = head_groups(cell, heads);
   for (std::span<const HeadGroup> rest = groups; !rest.empty();) {
     std::size_t run = 1;

@@ -29,15 +29,15 @@ struct ChunkBytes {
   [[nodiscard]] std::size_t peak() const;
 };
 
-/// `native`: whether each variant runs on tensor cores, which compute all rows whatever rows are wanted.
+/// `tensor_cores`: whether each variant runs on them, which compute all rows whatever rows are wanted.
 [[nodiscard]] ChunkBytes chunk_bytes(const CellInfo& cell, const Chunk& chunk, std::size_t rows_of_head,
-                                     const std::vector<NamedVariant>& variants, const std::vector<bool>& native);
+                                     const std::vector<NamedVariant>& variants, const std::vector<bool>& tensor_cores);
 
 /// Cuts the selected heads (ascending) of all batch entries into as few chunks as fit in `budget` bytes each, about
 /// equally large: by key/value heads, then by query heads that share one, then by query rows. Nothing is cut finer than
 /// 1024 rows of one head, even where that does not fit: the device will say how much it lacked.
 [[nodiscard]] std::vector<Chunk> plan_chunks(const CellInfo& cell, const std::vector<std::size_t>& heads,
                                              std::size_t rows_of_head, const std::vector<NamedVariant>& variants,
-                                             const std::vector<bool>& native, std::size_t budget);
+                                             const std::vector<bool>& tensor_cores, std::size_t budget);
 
 }  // namespace sage2

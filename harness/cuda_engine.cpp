@@ -9,7 +9,6 @@
 #include "fmt/format.h"
 #include "harness/chunk_plan.hpp"
 #include "harness/cuda_work.hpp"
-#include "kernels/native.hpp"
 
 namespace sage2 {
 namespace {
@@ -107,19 +106,24 @@ void CudaEngine::begin() {
   }
 }
 
-bool CudaEngine::native(const NamedVariant& variant, const CellInfo& cell) const {
-  if (settings_.kernels == Kernels::emulated) return false;
-  if (settings_.kernels == Kernels::automatic && plan_.queries && *plan_.queries < cell.shape.q_len) return false;
+cuda::Route CudaEngine::route(const NamedVariant& variant, const CellInfo& cell) const {
+  using cuda::Route;
+  if (settings_.kernels == Kernels::emulated) return Route::cuda_cores;
+  const bool some_rows = plan_.queries && *plan_.queries < cell.shape.q_len;
+  if (settings_.kernels == Kernels::automatic && some_rows) return Route::cuda_cores;
+  // The same on all GPUs, since a cell's heads are spread over them.
+  auto route = Route::native;
   for (const auto& device : start_.started()) {
     const auto& info = device.info;
-    if (cuda::runs_natively(variant.variant, static_cast<std::int64_t>(cell.shape.head_dim), info.major, info.minor)) {
-      continue;
+    const auto best =
+        cuda::route_on(variant.variant, static_cast<std::int64_t>(cell.shape.head_dim), info.major, info.minor);
+    if (settings_.kernels == Kernels::native && best != Route::native) {
+      throw DeviceError(fmt::format("--engine native: {} has no kernel for {} with head_dim {}; use --engine auto",
+                                    info.name, variant.canonical, cell.shape.head_dim));
     }
-    if (settings_.kernels == Kernels::automatic) return false;
-    throw DeviceError(fmt::format("--engine native: {} has no kernel for {} with head_dim {}; use --engine auto",
-                                  info.name, variant.canonical, cell.shape.head_dim));
+    route = std::min(route, best);
   }
-  return true;
+  return route;
 }
 
 void CudaEngine::evaluate(CellJob job) {
@@ -127,14 +131,18 @@ void CudaEngine::evaluate(CellJob job) {
   const auto& cell = job.bits.cell();
   auto heads = select_heads(job.bits.reader(), cell, plan_.heads);
   check_finite(job.bits, heads);
-  std::vector<bool> native_variants;
-  for (const auto& variant : job.variants) native_variants.push_back(native(variant, cell));
+  std::vector<cuda::Route> routes;
+  std::vector<bool> tensor_cores;
+  for (const auto& variant : job.variants) {
+    routes.push_back(route(variant, cell));
+    tensor_cores.push_back(routes.back() != cuda::Route::cuda_cores);
+  }
   const auto rows = std::min(plan_.queries.value_or(cell.shape.q_len), cell.shape.q_len);
-  auto chunks = plan_chunks(cell, heads, rows, job.variants, native_variants, chunk_bytes_);
+  auto chunks = plan_chunks(cell, heads, rows, job.variants, tensor_cores, chunk_bytes_);
   const auto results = std::make_shared<CellResults>(job.index, job.bits.reader(), cell, job.bits.hash(), job.variants,
-                                                     native_variants, std::move(heads), plan_, sink_, chunks.size());
+                                                     routes, std::move(heads), plan_, sink_, chunks.size());
   for (std::size_t i = 0; i < chunks.size(); ++i) {
-    const auto bytes = chunk_bytes(cell, chunks[i], rows, job.variants, native_variants);
+    const auto bytes = chunk_bytes(cell, chunks[i], rows, job.variants, tensor_cores);
     auto host = host_heads(job.bits, chunks[i], plan_);
     queue_->push(std::make_unique<CudaWork>(results, i, std::move(chunks[i]), std::move(host), bytes));
   }

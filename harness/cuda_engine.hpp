@@ -8,6 +8,7 @@
 #include "harness/cuda_start.hpp"
 #include "harness/engine.hpp"
 #include "harness/work_queue.hpp"
+#include "kernels/native.hpp"
 
 /// The engine on all GPUs of this machine.
 namespace sage2 {
@@ -24,7 +25,8 @@ struct CudaSettings {
 /// uploaded once, as they are stored, and its FP64 reference is computed once; then its variants run at the same time
 /// on several streams, and only sums come back. The calling thread reads the next cells meanwhile.
 ///
-/// Where only some query rows are wanted, variants are emulated: native kernels compute all rows.
+/// Where only some query rows are wanted, variants are emulated on CUDA cores: kernels for tensor cores compute all
+/// rows.
 class CudaEngine : public Engine {
  public:
   /// `start` must have found a device.
@@ -38,7 +40,7 @@ class CudaEngine : public Engine {
 
  private:
   void begin();
-  [[nodiscard]] bool native(const NamedVariant& variant, const CellInfo& cell) const;
+  [[nodiscard]] cuda::Route route(const NamedVariant& variant, const CellInfo& cell) const;
 
   CudaStart& start_;
   CudaSettings settings_;

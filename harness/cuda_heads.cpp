@@ -38,18 +38,18 @@ std::vector<std::uint32_t> range_of_rows(std::size_t heads, std::size_t first, s
   return rows;
 }
 
-/// A native output of all rows, cut to the range wanted.
+/// A tensor core's output of all rows, cut to the range wanted.
 void attend(const DeviceHeads& heads, const Variant& variant, cuda::DeviceBuffer<float>& o, cuda::LoopCounts* counts,
             cudaStream_t stream) {
   const auto q_len = heads.problem().q.tokens;
   if (heads.row_count() == q_len && heads.first_row() == 0) {
-    cuda::attend_natively(heads.problem(), variant, o.data(), counts, stream);
+    cuda::attend_on_tensor_cores(heads.problem(), variant, o.data(), counts, stream);
     return;
   }
-  if (heads.first_row() < 0) throw std::logic_error("native kernels compute all rows: they cannot skip some");
+  if (heads.first_row() < 0) throw std::logic_error("kernels for tensor cores compute all rows: they cannot skip some");
   const auto row = static_cast<std::size_t>(heads.head_dim());
   cuda::DeviceBuffer<float> all(static_cast<std::size_t>(heads.q_count() * q_len) * row, stream);
-  cuda::attend_natively(heads.problem(), variant, all.data(), counts, stream);
+  cuda::attend_on_tensor_cores(heads.problem(), variant, all.data(), counts, stream);
   const auto width = static_cast<std::size_t>(heads.row_count()) * row * sizeof(float);
   SAGE2_CUDA_CHECK(cudaMemcpy2DAsync(o.data(), width, all.data() + static_cast<std::size_t>(heads.first_row()) * row,
                                      static_cast<std::size_t>(q_len) * row * sizeof(float), width,
@@ -83,11 +83,11 @@ DeviceHeads::DeviceHeads(const HostHeads& host, cudaStream_t stream)
   rows_.upload(rows);
 }
 
-VariantRun::VariantRun(const DeviceHeads& heads, const Variant& variant, bool native, cudaStream_t stream)
+VariantRun::VariantRun(const DeviceHeads& heads, const Variant& variant, bool tensor_cores, cudaStream_t stream)
     : o_(static_cast<std::size_t>(heads.q_count() * heads.row_count() * heads.head_dim()), stream),
       counts_(static_cast<std::size_t>(heads.q_count()), stream) {
   counts_.zero();
-  if (native) {
+  if (tensor_cores) {
     attend(heads, variant, o_, counts_.data(), stream);
     return;
   }

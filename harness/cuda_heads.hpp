@@ -54,12 +54,12 @@ class DeviceHeads {
   std::int64_t row_count_ = 0, first_row_ = 0;
 };
 
-/// A variant's output and counts on all query heads. Native kernels compute all rows; a range of rows is copied out of
+/// A variant's output and counts on all query heads. Tensor cores compute all rows; a range of rows is copied out of
 /// them, and the counts are of all.
 class VariantRun {
  public:
-  /// Does not wait for the stream. Throws std::logic_error where a native kernel is asked for rows that are no range.
-  VariantRun(const DeviceHeads& heads, const Variant& variant, bool native, cudaStream_t stream);
+  /// Does not wait for the stream. Throws std::logic_error where tensor cores are asked for rows that are no range.
+  VariantRun(const DeviceHeads& heads, const Variant& variant, bool tensor_cores, cudaStream_t stream);
   /// [q_count, row_count, head_dim] in device memory.
   [[nodiscard]] const float* output() const { return o_.data(); }
   [[nodiscard]] std::vector<float> download() const { return o_.download(); }  ///< waits for the stream

@@ -109,8 +109,8 @@ HeadProblem head_problem(const HostHeads& heads, std::size_t q_head) {
 /// A variant and what was found out about it.
 struct Subject {
   Variant variant;
-  bool always = false;  ///< whether its emulation is verified though it does not run natively
-  VerifiedVariant native, fast, emulated;
+  bool always = false;  ///< whether its emulation is verified though it does not run on tensor cores
+  VerifiedVariant native, borrowed, fast, emulated;
 };
 
 class Verifier {
@@ -138,16 +138,17 @@ class Verifier {
       problems_.emplace_back(host.q.size() - 1, head_problem(host, host.q.size() - 1));
     }
     for (auto& subject : subjects_) {
-      const bool native = cuda::runs_natively(subject.variant, head_dim, device_.major, device_.minor);
-      const bool emulated = !problems_.empty() && (subject.always || native);
-      if (native || emulated) run(subject, heads, native, emulated);
+      const auto route = cuda::route_on(subject.variant, head_dim, device_.major, device_.minor);
+      const bool tensor_cores = route != cuda::Route::cuda_cores;
+      const bool emulated = !problems_.empty() && (subject.always || tensor_cores);
+      if (tensor_cores || emulated) run(subject, heads, route, emulated);
     }
   }
 
   std::vector<VerifiedVariant> take() {
     std::vector<VerifiedVariant> all;
     for (auto& subject : subjects_) {
-      for (auto* found : {&subject.native, &subject.fast, &subject.emulated}) {
+      for (auto* found : {&subject.native, &subject.borrowed, &subject.fast, &subject.emulated}) {
         conclude(*found);
         if (found->cases > 0) all.push_back(std::move(*found));
       }
@@ -162,8 +163,9 @@ class Verifier {
     if (std::any_of(subjects_.begin(), subjects_.end(), same)) return;
     Subject subject;
     subject.variant = variant;
-    subject.native.variant = subject.fast.variant = subject.emulated.variant = spelling;
+    subject.native.variant = subject.borrowed.variant = subject.fast.variant = subject.emulated.variant = spelling;
     subject.native.engine = "native";
+    subject.borrowed.engine = "borrowed";
     subject.fast.engine = "fast";
     subject.emulated.engine = "emulated";
     subject.always = always;
@@ -178,11 +180,11 @@ class Verifier {
     return found;
   }
 
-  void run(Subject& subject, const DeviceHeads& heads, bool native, bool emulated) {
+  void run(Subject& subject, const DeviceHeads& heads, cuda::Route route, bool emulated) {
     const VariantRun emulation(heads, subject.variant, false, stream_.get());
     const auto expected = emulation.download();
     const auto counts = emulation.counts();
-    if (native) {
+    if (route != cuda::Route::cuda_cores) {
       const VariantRun kernel(heads, subject.variant, true, stream_.get());
       const auto o = kernel.download();
       auto found = finding(heads);
@@ -194,7 +196,7 @@ class Verifier {
         found.other_counts += same ? 0 : 1;
         found.other_totals += own[h].p_total == counts[h].p_total ? 0 : 1;
       }
-      add_case(subject.native, found);
+      add_case(route == cuda::Route::native ? subject.native : subject.borrowed, found);
       if (const auto fast = attend_fast(heads, subject.variant, device_.major, stream_.get())) {
         auto quick = finding(heads);
         quick.agreement = compare_outputs(*fast, expected);

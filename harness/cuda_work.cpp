@@ -18,14 +18,15 @@ int made_current(int device) {
 CudaWorker::CudaWorker(int index) : device(made_current(index)) {}
 
 CellResults::CellResults(std::size_t index, const CaptureReader& reader, CellInfo cell, std::string hash,
-                         std::vector<NamedVariant> variants, std::vector<bool> native, std::vector<std::size_t> heads,
-                         const EvaluationPlan& plan, RecordSink& sink, std::size_t chunks)
+                         std::vector<NamedVariant> variants, std::vector<cuda::Route> routes,
+                         std::vector<std::size_t> heads, const EvaluationPlan& plan, RecordSink& sink,
+                         std::size_t chunks)
     : index_(index),
       reader_(reader),
       cell_(std::move(cell)),
       hash_(std::move(hash)),
       variants_(std::move(variants)),
-      native_(std::move(native)),
+      routes_(std::move(routes)),
       heads_(std::move(heads)),
       plan_(plan),
       sink_(sink),
@@ -47,7 +48,7 @@ void CellResults::add(std::size_t variant, std::size_t chunk, std::vector<HeadOu
 std::vector<Record> CellResults::records() {
   std::vector<Record> records;
   for (std::size_t i = 0; i < variants_.size(); ++i) {
-    VariantOutcome outcome{native_[i] ? "native" : "emulated", seconds_[i], {}};
+    VariantOutcome outcome{routes_[i] == cuda::Route::native ? "native" : "emulated", seconds_[i], {}};
     auto& heads = outcome.heads;
     for (auto& chunk : found_[i]) {
       for (auto& head : chunk) {
@@ -89,17 +90,17 @@ void CudaWork::prepare(Worker& worker) {
 
 void CudaWork::run_part(Worker& worker, std::size_t part) {
   auto* const stream = dynamic_cast<CudaWorker&>(worker).stream.get();
-  const auto native = results_->native(part);
+  const bool tensor_cores = results_->on_tensor_cores(part);
   ready_->hold_back(stream);
   cuda::Event begin;
   cuda::Event end;
   begin.record(stream);
-  const VariantRun run(device_, results_->variants()[part].variant, native, stream);
+  const VariantRun run(device_, results_->variants()[part].variant, tensor_cores, stream);
   end.record(stream);
   auto errors = cuda::error_stats(reference_.data(), run.output(), device_.q_count(), device_.row_count(),
                                   device_.head_dim(), sampled_, stream);
   const auto counts = run.counts();
-  // What is counted of whole heads is counted once, with their first rows: native kernels compute all rows, and codes
+  // What is counted of whole heads is counted once, with their first rows: tensor cores compute all rows, and codes
   // of Q, K and V are clamped whatever rows are evaluated.
   const bool first_rows = chunk_.first_row == 0;
   std::vector<HeadOutcome> heads;
@@ -109,7 +110,7 @@ void CudaWork::run_part(Worker& worker, std::size_t part) {
       const auto& count = counts[heads.size()];
       HeadOutcome outcome{static_cast<int>(group.batch), static_cast<int>(head), std::move(found.stats),
                           std::move(found.row_sums)};
-      if (first_rows || !native) {
+      if (first_rows || !tensor_cores) {
         outcome.p_underflow = count.p_underflow;
         outcome.p_total = count.p_total;
         outcome.saturated = count.saturated;

@@ -13,6 +13,7 @@
 #include "harness/work_queue.hpp"
 #include "kernels/device_buffer.hpp"
 #include "kernels/event.hpp"
+#include "kernels/native.hpp"
 
 /// A chunk of a cell as work for a GPU.
 namespace sage2 {
@@ -27,13 +28,13 @@ struct CudaWorker : Worker {
 /// What the chunks of a cell found; the last one to finish makes the records.
 class CellResults {
  public:
-  /// `native`: whether each variant runs natively.
+  /// `routes`: what computes each variant.
   CellResults(std::size_t index, const CaptureReader& reader, CellInfo cell, std::string hash,
-              std::vector<NamedVariant> variants, std::vector<bool> native, std::vector<std::size_t> heads,
+              std::vector<NamedVariant> variants, std::vector<cuda::Route> routes, std::vector<std::size_t> heads,
               const EvaluationPlan& plan, RecordSink& sink, std::size_t chunks);
 
   [[nodiscard]] const std::vector<NamedVariant>& variants() const { return variants_; }
-  [[nodiscard]] bool native(std::size_t variant) const { return native_[variant]; }
+  [[nodiscard]] bool on_tensor_cores(std::size_t variant) const { return routes_[variant] != cuda::Route::cuda_cores; }
 
   /// What variant `variant` gave on chunk `chunk`, by head. May be called by any thread.
   void add(std::size_t variant, std::size_t chunk, std::vector<HeadOutcome> heads, double seconds);
@@ -46,7 +47,7 @@ class CellResults {
   const CellInfo cell_;
   const std::string hash_;
   const std::vector<NamedVariant> variants_;
-  const std::vector<bool> native_;
+  const std::vector<cuda::Route> routes_;
   const std::vector<std::size_t> heads_;
   const EvaluationPlan& plan_;
   RecordSink& sink_;

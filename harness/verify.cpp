@@ -121,7 +121,8 @@ void add_case(VerifiedVariant& variant, const CaseFinding& found) {
                         found.quantisation.rel_l1()));
     }
   } else if (!(a.same_fp32 == a.values)) {
-    fault(fmt::format("{} of {} values differ from the CPU's", a.values - a.same_fp32, a.values));
+    fault(fmt::format("{} of {} values differ from the {}'s", a.values - a.same_fp32, a.values,
+                      variant.engine == "emulated" ? "CPU" : "emulation"));
   }
   const auto counts = variant.engine == "native" ? found.other_totals : found.other_counts;
   if (counts > 0) {
@@ -157,6 +158,7 @@ std::string verification_text(const Verification& verification) {
   std::string text = fmt::format("{}, {} cases\n\n", verification.device, verification.cases);
   for (const auto& table :
        {native_table(verification, "native", "Native kernels against the emulation"),
+        native_table(verification, "borrowed", "Other chips' sums on these tensor cores, against the emulation"),
         native_table(verification, "fast", "Fast kernels and fused preparation (libsage2) against the emulation"),
         emulated_table(verification), accumulator_table(verification)}) {
     if (!table.rows.empty()) text += to_text(table) + "\n";

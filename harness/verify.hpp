@@ -32,11 +32,12 @@ enum class Grid { full, quick, tiny };
 /// A variant on one engine, over all cases.
 struct VerifiedVariant {
   std::string variant;  ///< canonical spelling
-  /// "native" or "fast" (libsage2's kernels), held against the emulation; "emulated", held against the CPU's emulation.
+  /// "native", "borrowed" (tensor cores that sum as another chip's do) or "fast" (libsage2's kernels), held against the
+  /// emulation on CUDA cores; "emulated": that one, held against the CPU's emulation.
   std::string engine;
   std::size_t cases = 0;
   Agreement agreement;
-  Distance quantisation;            ///< of the engine's own output from the FP64 reference; native only
+  Distance quantisation;            ///< of the engine's own output from the FP64 reference; not for "emulated"
   std::uint64_t other_counts = 0;   ///< heads whose counts (underflow, saturation) differ
   std::vector<std::string> faults;  ///< gates that failed, one sentence each
 };
@@ -52,9 +53,9 @@ struct CaseFinding {
 
 /// Adds a case, and what it breaks to the faults. Gates of native kernels: at least 99.9% of the outputs equal as BF16
 /// (in every case of 10,000 values, and in all), none further than 1 ulp, every one finite, and a relative L1 distance
-/// from the emulation of at most 1/1000 of that from the FP64 reference. Fast kernels (ex2.approx; dS from
-/// 16-bit halves): finite, and the same 1/1000 of fidelity. The
-/// emulation on a GPU must equal the CPU's bit for bit, and so must its counts.
+/// from the emulation of at most 1/1000 of that from the FP64 reference. Borrowed tensor cores must give the
+/// emulation's outputs bit for bit. Fast kernels (ex2.approx; dS from 16-bit halves): finite, and the same 1/1000 of
+/// fidelity. The emulation on a GPU must equal the CPU's bit for bit, and so must its counts.
 void add_case(VerifiedVariant& variant, const CaseFinding& found);
 /// The gates on all cases together.
 void conclude(VerifiedVariant& variant);

@@ -11,30 +11,30 @@ namespace sage2::cuda {
 namespace {
 
 /// The kernel that computes a variant on a chip.
-enum class Native { none, sm80, sm89, sm90 };
+enum class Kernel { none, sm80, sm89, sm90 };
 
-Native native_on(const Variant& v, std::int64_t head_dim, int major, int minor) {
+Kernel kernel_on(const Variant& v, std::int64_t head_dim, int major, int minor) {
   if (major == 9) {
-    if (sm90::supports(v, head_dim)) return Native::sm90;
+    if (sm90::supports(v, head_dim)) return Kernel::sm90;
     // Hopper runs Ampere's instructions; FP16 products are summed as its own tensor cores do.
-    return v.arch == Arch::hopper && sm80_supports(v, head_dim) ? Native::sm80 : Native::none;
+    return v.arch == Arch::hopper && sm80_supports(v, head_dim) ? Kernel::sm80 : Kernel::none;
   }
-  if (major != 8) return Native::none;
+  if (major != 8) return Kernel::none;
   const bool ada = minor == 9;
-  if (ada && v.arch == Arch::ada && sm89_supports(v, head_dim)) return Native::sm89;
+  if (ada && v.arch == Arch::ada && sm89_supports(v, head_dim)) return Kernel::sm89;
   // Ampere and Ada sum FP16 products alike.
   const bool own = ada ? v.arch == Arch::ada || v.arch == Arch::ampere : v.arch == Arch::ampere;
-  return own && sm80_supports(v, head_dim) ? Native::sm80 : Native::none;
+  return own && sm80_supports(v, head_dim) ? Kernel::sm80 : Kernel::none;
 }
 
-Native native_here(const Variant& v, std::int64_t head_dim) {
+Kernel kernel_here(const Variant& v, std::int64_t head_dim) {
   int device = 0;
   int major = 0;
   int minor = 0;
   SAGE2_CUDA_CHECK(cudaGetDevice(&device));
   SAGE2_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
   SAGE2_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  return native_on(v, head_dim, major, minor);
+  return kernel_on(v, head_dim, major, minor);
 }
 
 constexpr int kThreads = 256;
@@ -55,20 +55,21 @@ unsigned blocks(std::int64_t threads) {
 
 }  // namespace
 
-bool runs_natively(const Variant& variant, std::int64_t head_dim, int major, int minor) {
-  return native_on(variant, head_dim, major, minor) != Native::none;
+Route route_on(const Variant& variant, std::int64_t head_dim, int major, int minor) {
+  if (kernel_on(variant, head_dim, major, minor) == Kernel::none) return Route::cuda_cores;
+  return major == 9 && variant.arch != Arch::hopper ? Route::borrowed : Route::native;
 }
 
-void attend_natively(const DeviceProblem& problem, const Variant& variant, float* o, LoopCounts* counts,
-                     cudaStream_t stream) {
-  const Native native = native_here(variant, problem.q.channels);
-  if (native == Native::none) throw std::logic_error("attend_natively: this chip has no kernel for the variant");
+void attend_on_tensor_cores(const DeviceProblem& problem, const Variant& variant, float* o, LoopCounts* counts,
+                            cudaStream_t stream) {
+  const Kernel kernel = kernel_here(variant, problem.q.channels);
+  if (kernel == Kernel::none) throw std::logic_error("attend_on_tensor_cores: this chip has no kernel for the variant");
   const DeviceOperands operands = quantize(problem, variant, stream);
-  switch (native) {
-    case Native::sm80:
+  switch (kernel) {
+    case Kernel::sm80:
       sm80_attention(problem, variant, operands, o, counts, stream);
       break;
-    case Native::sm89:
+    case Kernel::sm89:
       sm89_attention(problem, variant, operands, o, counts, stream);
       break;
     default: {

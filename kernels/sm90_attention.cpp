@@ -12,12 +12,16 @@ void launch_fast(const AttentionParams& params, bool e4m3_codes, bool smooth_q, 
 template <int kDim>
 void launch_accurate(const AttentionParams& params, bool e4m3_codes, bool smooth_q, bool two_level,
                      cudaStream_t stream);
+template <int kDim>
+void launch_steps64(const AttentionParams& params, bool smooth_q, PvSum sum, cudaStream_t stream);
 extern template void launch_fast<64>(const AttentionParams&, bool, bool, cudaStream_t);
 extern template void launch_fast<128>(const AttentionParams&, bool, bool, cudaStream_t);
 extern template void launch_fast<256>(const AttentionParams&, bool, bool, cudaStream_t);
 extern template void launch_accurate<64>(const AttentionParams&, bool, bool, bool, cudaStream_t);
 extern template void launch_accurate<128>(const AttentionParams&, bool, bool, bool, cudaStream_t);
 extern template void launch_accurate<256>(const AttentionParams&, bool, bool, bool, cudaStream_t);
+extern template void launch_steps64<64>(const AttentionParams&, bool, PvSum, cudaStream_t);
+extern template void launch_steps64<128>(const AttentionParams&, bool, PvSum, cudaStream_t);
 
 void set_shape(AttentionParams& a, const DeviceProblem& problem) {
   a.batch = static_cast<int>(problem.q.batch);
@@ -33,6 +37,7 @@ void set_shape(AttentionParams& a, const DeviceProblem& problem) {
   a.causal_shift = static_cast<int>(problem.causal_shift());
   a.scale_log2 = static_cast<float>(static_cast<double>(problem.sm_scale) * std::numbers::log2e);
   a.p_offset = 8.807F;  // log2(448) = 8.80735
+  a.group = 32;
   a.o_stride_token = a.head_dim;
   a.o_stride_head = static_cast<std::int64_t>(a.q_len) * a.head_dim;
   a.o_stride_batch = a.o_stride_head * a.q_heads;
@@ -42,20 +47,29 @@ void set_shape(AttentionParams& a, const DeviceProblem& problem) {
 }
 
 bool compiled(const KernelChoice& choice) {
-  if (!choice.accurate) return choice.two_level && (choice.e4m3_codes || !choice.smooth_q);
+  if (choice.keys != kTileKeys) return choice.accurate && !choice.e4m3_codes;
+  if (choice.sum == PvSum::two_level_fp16) return false;
+  if (!choice.accurate) return choice.sum == PvSum::two_level && (choice.e4m3_codes || !choice.smooth_q);
   return !choice.e4m3_codes || !choice.smooth_q;
 }
 
 void attention(const AttentionParams& params, const KernelChoice& choice, cudaStream_t stream) {
-  if (!compiled(choice)) throw std::invalid_argument("sm90::attention: no kernel is compiled for this choice");
+  if (!compiled(choice) || (choice.keys != kTileKeys && params.head_dim > 128)) {
+    throw std::invalid_argument("sm90::attention: no kernel is compiled for this choice");
+  }
+  const int dim = padded_head_dim(params.head_dim);
+  if (choice.keys != kTileKeys) {
+    return dim == 64 ? launch_steps64<64>(params, choice.smooth_q, choice.sum, stream)
+                     : launch_steps64<128>(params, choice.smooth_q, choice.sum, stream);
+  }
   const auto run = [&]<int kDim>() {
     if (choice.accurate) {
-      launch_accurate<kDim>(params, choice.e4m3_codes, choice.smooth_q, choice.two_level, stream);
+      launch_accurate<kDim>(params, choice.e4m3_codes, choice.smooth_q, choice.sum == PvSum::two_level, stream);
     } else {
       launch_fast<kDim>(params, choice.e4m3_codes, choice.smooth_q, stream);
     }
   };
-  switch (padded_head_dim(params.head_dim)) {
+  switch (dim) {
     case 64:
       return run.operator()<64>();
     case 128:

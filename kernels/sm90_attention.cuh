@@ -26,14 +26,25 @@ struct Schedule {
 template <int kDim>
 using DefaultSchedule = Schedule<kDim == 256 ? 2 : 3>;
 
+/// Keys of one step of the online softmax, and where the tile's P V is summed: O_tile in FP16 instead of FP32. Steps of
+/// 64 keys are those of Ampere's and Ada's geometry; they compute PV for groups of 16 or 32 products (params.group).
+template <int kKeys_, bool kHalf_ = false>
+struct Steps {
+  static constexpr int kKeys = kKeys_;
+  static constexpr bool kHalf = kHalf_;
+};
+
 /// What the compiler must know. Everything else (masks, smooth V, GQA, output type) is decided at run time.
-template <int kDim_, bool kInt_, bool kSmoothQ_, bool kTwoLevel_, class Exp_, class Schedule_ = DefaultSchedule<kDim_>>
+template <int kDim_, bool kInt_, bool kSmoothQ_, bool kTwoLevel_, class Exp_, class Schedule_ = DefaultSchedule<kDim_>,
+          class Steps_ = Steps<kTileKeys>>
 struct Config {
   static constexpr int kDim = kDim_;             ///< 64, 128 or 256
   static constexpr bool kInt = kInt_;            ///< INT8 codes, or E4M3 ones (which hold INT4 exactly)
   static constexpr bool kSmoothQ = kSmoothQ_;    ///< dS is added to the scores
   static constexpr bool kTwoLevel = kTwoLevel_;  ///< a fresh accumulator each key tile, added in FP32
   using Exp = Exp_;
+  static constexpr int kKeys = Steps_::kKeys;   ///< keys of a softmax step: 128 or 64
+  static constexpr bool kHalf = Steps_::kHalf;  ///< O_tile is summed in FP16
 
   static constexpr int kConsumers = Schedule_::kConsumers;
   static constexpr bool kTurns = Schedule_::kTurns;
@@ -52,7 +63,7 @@ struct Shared {
   alignas(1024) std::uint8_t k[C::kStages][C::kKvBytes];
   alignas(1024) std::uint8_t v[C::kStages][C::kKvBytes];
   alignas(16) float delta[C::kSmoothQ ? C::kStages : 1][C::kSmoothQ ? C::kConsumers : 1][kTileKeys];
-  alignas(16) float k_scale[C::kStages][4];
+  alignas(16) float k_scale[C::kStages][4 * kTileKeys / C::kKeys];
   Barrier q_full[C::kConsumers], q_empty[C::kConsumers];
   Barrier k_full[C::kStages], k_empty[C::kStages];
   Barrier v_full[C::kStages], v_empty[C::kStages];
@@ -111,6 +122,7 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
   std::uint32_t q_parity = 0;
   const int total = work_count<C>(p);
   const std::int64_t kv_stride = static_cast<std::int64_t>(p.k_tiles) * C::kKvBytes;
+  constexpr int kScales = 4 * kTileKeys / C::kKeys;
   for (int index = blockIdx.x;;) {
     s.work_empty[work_at_.stage].wait(work_at_.parity ^ 1);
     s.work[work_at_.stage] = index < total ? index : -1;
@@ -121,7 +133,7 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
     const int kv = kv_head_of(p, w.head);
     const std::uint8_t* const k = p.k + kv * kv_stride;
     const std::uint8_t* const v = p.v + kv * kv_stride;
-    const float* const k_scale = p.k_scale + static_cast<std::int64_t>(kv) * p.k_tiles * 4;
+    const float* const k_scale = p.k_scale + static_cast<std::int64_t>(kv) * p.k_tiles * kScales;
 
     if (w.tiles > 0) {
 #pragma unroll
@@ -138,9 +150,9 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
         s.k_empty[k_at.stage].wait(k_at.parity ^ 1);
         auto& full = s.k_full[k_at.stage];
         constexpr int kDeltaBytes = C::kSmoothQ ? C::kConsumers * kTileKeys * 4 : 0;
-        full.expect(C::kKvBytes + 16 + kDeltaBytes);
+        full.expect(C::kKvBytes + kScales * 4 + kDeltaBytes);
         bulk_copy(s.k[k_at.stage], k + static_cast<std::int64_t>(tile) * C::kKvBytes, C::kKvBytes, full);
-        bulk_copy(s.k_scale[k_at.stage], k_scale + tile * 4, 16, full);
+        bulk_copy(s.k_scale[k_at.stage], k_scale + tile * kScales, kScales * 4, full);
         if constexpr (C::kSmoothQ) {
 #pragma unroll
           for (int i = 0; i < C::kConsumers; ++i) {
@@ -192,13 +204,26 @@ __device__ __forceinline__ void issue_scores(Acc (&acc)[64], const std::uint8_t*
   }
 }
 
-/// O_tile = P V for kVColumns columns from `first` on.
-template <class C>
-__device__ __forceinline__ void issue_values(float (&o)[C::kVColumns / 2], const std::uint32_t (&p)[16],
-                                             const std::uint8_t* v, int first, bool accumulate) {
-  const std::uint64_t b = matrix<Swizzle::bytes128>(v + first * kTileKeys);
+/// O_tile = P V for kVColumns columns from `first` on, keys of step `step`. `group`: see below.
+template <class C, class Acc, int kRegs>
+__device__ __forceinline__ void issue_values(Acc (&o)[kRegs], const std::uint32_t (&p)[C::kKeys / 8],
+                                             const std::uint8_t* v, int first, int step, bool accumulate, int group) {
+  const std::uint64_t b = matrix<Swizzle::bytes128>(v + first * kTileKeys) + step * (C::kKeys / 32) * 2;
 #pragma unroll
-  for (int i = 0; i < kTileKeys / 32; ++i) wgmma_e4m3(o, p + i * 4, b + i * 2, accumulate || i > 0);
+  for (int i = 0; i < C::kKeys / 32; ++i) {
+    if constexpr (C::kKeys == kTileKeys) {
+      wgmma_e4m3(o, p + i * 4, b + i * 2, accumulate || i > 0);
+    } else {
+      // Hopper sums 32 products at once and Ada 16, both in 13 fraction bits; a product that is zero takes no part.
+      // So two instructions, each with half of P set to zero, sum 32 products as Ada does. For groups of 32 the second
+      // has nothing but zeros, which leave its accumulator as it is.
+      const bool whole = group == 32;
+      const std::uint32_t low[4] = {p[4 * i], p[4 * i + 1], whole ? p[4 * i + 2] : 0, whole ? p[4 * i + 3] : 0};
+      const std::uint32_t high[4] = {0, 0, whole ? 0 : p[4 * i + 2], whole ? 0 : p[4 * i + 3]};
+      wgmma_e4m3(o, low, b + i * 2, accumulate || i > 0);
+      wgmma_e4m3(o, high, b + i * 2, true);
+    }
+  }
 }
 
 template <class C>

@@ -8,22 +8,31 @@
 /// Launching the Hopper attention kernel.
 namespace sage2::cuda::sm90 {
 
+/// How products of P V are summed over keys.
+enum class PvSum : std::uint8_t {
+  one_level,       ///< pv_accum fp32
+  two_level,       ///< fp32+fp32
+  two_level_fp16,  ///< fp32+fp16
+};
+
 /// Which of the compiled kernels.
 struct KernelChoice {
   bool e4m3_codes = false;  ///< codes of Q and K as E4M3 numbers instead of INT8
   bool smooth_q = false;
-  bool two_level = true;  ///< pv_accum fp32+fp32; otherwise fp32
+  PvSum sum = PvSum::two_level;
   bool accurate = false;  ///< exp2 by the polynomial that the emulation uses, events counted; otherwise ex2.approx
+  int keys = kTileKeys;   ///< of a softmax step: 128, or 64 as in Ada's geometry (params.group says what is summed)
 };
 
 /// Sizes, mask, scales and the order of work of a problem, and a contiguous output's strides.
 void set_shape(AttentionParams& params, const DeviceProblem& problem);
 
 /// Enqueues the kernel. params.next_tile must point to a zero. Throws std::invalid_argument where no kernel is compiled
-/// for the choice (fast kernels are two-level; accurate ones take INT8 codes, or E4M3 without smooth Q).
+/// for the choice (fast kernels are two-level; accurate ones take INT8 codes, or E4M3 without smooth Q; those of 64-key
+/// steps INT8 codes and head dims up to 128).
 void attention(const AttentionParams& params, const KernelChoice& choice, cudaStream_t stream);
 
-/// Whether `attention` has a kernel for it.
+/// Whether `attention` has a kernel for it, at least up to head dim 128.
 [[nodiscard]] bool compiled(const KernelChoice& choice);
 
 }  // namespace sage2::cuda::sm90

@@ -146,6 +146,9 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
   using Acc = std::conditional_t<C::kInt, int, float>;
   constexpr int kParts = Output<C>::kParts;
   constexpr int kRegs = C::kVColumns / 2;
+  constexpr int kSteps = kTileKeys / C::kKeys;
+  static_assert(kSteps == 1 || !C::kTurns);  // a turn would last over the second step's softmax
+  static_assert(C::kTwoLevel || !C::kHalf);
   const Lane lane = this_lane();
   RingPosition<C::kStages> k_at, v_at;
   RingPosition<2> work_at_;
@@ -185,8 +188,9 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
       q_parity ^= 1;
 
       Acc acc[64];
-      std::uint32_t packed[16];
-      float fresh[kRegs];  // O_tile
+      std::uint32_t packed[C::kKeys / 8];
+      // O_tile; in FP16 two columns a register.
+      std::conditional_t<C::kHalf, std::uint32_t, float> fresh[C::kHalf ? kRegs / 2 : kRegs];
       float alpha[2];
 
       const auto scores = [&] {
@@ -196,7 +200,7 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
         issue_scores<C>(acc, s.q[group], s.k[k_at.stage]);
         wgmma_commit();
       };
-      const auto softmax = [&]<bool kMasked>(int tile) {
+      const auto softmax = [&]<bool kMasked, int kStep>(int tile) {
         int seen[2] = {0, 0};
         if constexpr (kMasked) {
 #pragma unroll
@@ -207,28 +211,38 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
           }
         }
         const float* const delta = s.delta[C::kSmoothQ ? k_at.stage : 0][C::kSmoothQ ? group : 0];
-        softmax_tile<C, kMasked>(acc, q_scale, s.k_scale[k_at.stage][lane.t], delta, p.p_offset, seen, rows, alpha,
-                                 packed);
-        release(s.k_empty[k_at.stage]);
-        k_at.advance();
+        softmax_tile<C, kMasked, kStep>(acc, q_scale, s.k_scale[k_at.stage][4 * kStep + lane.t], delta, p.p_offset,
+                                        seen, rows, alpha, packed);
+        if constexpr (kStep == kSteps - 1) {
+          release(s.k_empty[k_at.stage]);
+          k_at.advance();
+        }
       };
       // O = alpha O + P V for one part of the columns: issued, and taken over when it is done.
-      const auto issue_part = [&](int part) {
+      const auto issue_part = [&](int part, int step) {
         if constexpr (C::kTwoLevel) {
           hold(fresh);
           wgmma_fence();
-          issue_values<C>(fresh, packed, s.v[v_at.stage], part * C::kVColumns, false);
+          issue_values<C>(fresh, packed, s.v[v_at.stage], part * C::kVColumns, step, false, p.group);
         } else {
 #pragma unroll
           for (int i = 0; i < kRegs; ++i) out.o[part][i] = out.o[part][i] * alpha[i % 4 / 2];
           hold(out.o[part]);
           wgmma_fence();
-          issue_values<C>(out.o[part], packed, s.v[v_at.stage], part * C::kVColumns, true);
+          issue_values<C>(out.o[part], packed, s.v[v_at.stage], part * C::kVColumns, step, true, p.group);
         }
         wgmma_commit();
       };
       const auto take_part = [&](int part) {
-        if constexpr (C::kTwoLevel) {
+        if constexpr (C::kHalf) {
+          hold(fresh);
+#pragma unroll
+          for (int i = 0; i < kRegs / 2; ++i) {
+            const float2 tile = __half22float2(reinterpret_cast<const __half2&>(fresh[i]));
+            out.o[part][2 * i] = fmaf(out.o[part][2 * i], alpha[i % 2], tile.x);
+            out.o[part][2 * i + 1] = fmaf(out.o[part][2 * i + 1], alpha[i % 2], tile.y);
+          }
+        } else if constexpr (C::kTwoLevel) {
           hold(fresh);
           // Rescaling and promotion to FP32 are one instruction.
 #pragma unroll
@@ -245,20 +259,27 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
       const auto end_turn = [&] {
         if constexpr (C::kTurns) named_arrive(1 + (group + 1) % C::kConsumers, 256);
       };
+      const auto values = [&](int step) {
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          issue_part(part, step);
+          wgmma_wait<0>();
+          take_part(part);
+        }
+      };
       const auto step = [&]<bool kMasked>(int tile) {
         scores();
         end_turn();
         wgmma_wait<0>();
         hold(acc);
         if (tile == w.tiles - 1) release(s.q_empty[group]);
-        softmax.template operator()<kMasked>(tile);
+        softmax.template operator()<kMasked, 0>(tile);
         s.v_full[v_at.stage].wait(v_at.parity);
         begin_turn();
-#pragma unroll
-        for (int part = 0; part < kParts; ++part) {
-          issue_part(part);
-          wgmma_wait<0>();
-          take_part(part);
+        values(0);
+        if constexpr (kSteps == 2) {
+          softmax.template operator()<kMasked, 1>(tile);
+          values(1);
         }
         release(s.v_empty[v_at.stage]);
         v_at.advance();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/cuda_check.hpp"
+#include "kernels/sm90_attention.hpp"
 #include "kernels/sm90_consume.cuh"
 
 namespace sage2::cuda::sm90 {
@@ -30,5 +31,7 @@ void launch_fast(const AttentionParams& params, bool e4m3_codes, bool smooth_q, 
 template <int kDim>
 void launch_accurate(const AttentionParams& params, bool e4m3_codes, bool smooth_q, bool two_level,
                      cudaStream_t stream);
+template <int kDim>
+void launch_steps64(const AttentionParams& params, bool smooth_q, PvSum sum, cudaStream_t stream);
 
 }  // namespace sage2::cuda::sm90

@@ -53,13 +53,14 @@ __global__ void pad_lines(const float* in, std::int64_t lines, std::int64_t from
   if (i < lines * to) out[i] = i % to < from ? in[i / to * from + i % to] : 0.0F;
 }
 
-/// A scale a key into one for each t of a tile: keys 8i + 2t and 8i + 2t + 1 share it.
-__global__ void gather_k_scales(const float* scale, std::int64_t heads, std::int64_t tokens, int tiles, float* out) {
+/// A scale a key into one for each t of a softmax step: keys 8i + 2t and 8i + 2t + 1 share it.
+__global__ void gather_k_scales(const float* scale, std::int64_t heads, std::int64_t tokens, int steps, int keys,
+                                float* out) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= heads * tiles * 4) return;
-  const std::int64_t tile = i / 4;
-  const std::int64_t key = tile % tiles * kTileKeys + 2 * (i % 4);
-  out[i] = key < tokens ? scale[tile / tiles * tokens + key] : 0.0F;
+  if (i >= heads * steps * 4) return;
+  const std::int64_t step = i / 4;
+  const std::int64_t key = step % steps * keys + 2 * (i % 4);
+  out[i] = key < tokens ? scale[step / steps * tokens + key] : 0.0F;
 }
 
 __global__ void add_counts(const unsigned long long* from, std::int64_t heads, LoopCounts* to) {
@@ -77,12 +78,18 @@ unsigned blocks(std::int64_t threads) {
 }  // namespace
 
 bool supports(const Variant& v, std::int64_t head_dim) {
+  if (v.p != Format::e4m3 || v.v != Format::e4m3 || v.qk_gran == QkGran::per_token || v.v_gran == VGran::per_block ||
+      v.v_outliers == VOutliers::split) {
+    return false;
+  }
   const bool integer = is_integer(v.q) && is_integer(v.k);
+  const bool fp32 = v.pv_accum == PvAccum::fp32 || v.pv_accum == PvAccum::fp32_fp32;
+  if (v.geometry.k_tile == 64) {
+    return integer && (fp32 || v.pv_accum == PvAccum::fp32_fp16) && (v.arch == Arch::ada || v.arch == Arch::hopper) &&
+           head_dim <= 128;
+  }
   const bool e4m3 = v.q == Format::e4m3 && v.k == Format::e4m3 && v.qk_accum == QkAccum::fp32 && !v.smooth_q;
-  return (integer || e4m3) && v.p == Format::e4m3 && v.v == Format::e4m3 && v.arch == Arch::hopper &&
-         (v.pv_accum == PvAccum::fp32 || v.pv_accum == PvAccum::fp32_fp32) && v.qk_gran != QkGran::per_token &&
-         v.v_gran != VGran::per_block && v.v_outliers != VOutliers::split && v.geometry.k_tile == kTileKeys &&
-         head_dim <= 256;
+  return (integer || e4m3) && fp32 && v.arch == Arch::hopper && v.geometry.k_tile == kTileKeys && head_dim <= 256;
 }
 
 void attend(const DeviceProblem& problem, const Variant& variant, const DeviceOperands& operands, float* o,
@@ -97,14 +104,20 @@ void attend(const DeviceProblem& problem, const Variant& variant, const DeviceOp
   const auto& v = operands.v.front();
   const std::int64_t q_rows = static_cast<std::int64_t>(a.q_tiles) * kTileRows;
   const std::int64_t keys = static_cast<std::int64_t>(a.k_tiles) * kTileKeys;
+  const auto step_keys = static_cast<int>(variant.geometry.k_tile);
+  const int steps = a.k_tiles * (kTileKeys / step_keys);
+  // The kernel reads dS for whole tiles of 128 keys; the quantiser pads to the geometry's.
+  const bool pad_delta = variant.smooth_q && operands.k.tokens != keys;
 
   DeviceBuffer<std::uint8_t> q_image(q_count * q_rows * dim, stream);
   DeviceBuffer<std::uint8_t> k_image(kv_count * keys * dim, stream);
   DeviceBuffer<std::uint8_t> v_image(kv_count * keys * dim, stream);
   DeviceBuffer<float> q_scale(q_count * q_rows, stream);
-  DeviceBuffer<float> k_scale(kv_count * a.k_tiles * 4, stream);
+  DeviceBuffer<float> k_scale(kv_count * steps * 4, stream);
   DeviceBuffer<float> v_scale(kv_count * dim, stream);
   DeviceBuffer<float> v_mean(operands.v_mean.empty() ? 0 : kv_count * dim, stream);
+  const std::int64_t delta_lines = static_cast<std::int64_t>(q_count) * a.q_blocks;
+  DeviceBuffer<float> delta_s(pad_delta ? delta_lines * keys : 0, stream);
   DeviceBuffer<int> next_tile(1, stream);
   DeviceBuffer<unsigned long long> events(counts != nullptr ? 3 * q_count : 0, stream);
   next_tile.zero();
@@ -123,14 +136,19 @@ void attend(const DeviceProblem& problem, const Variant& variant, const DeviceOp
   pad_lines<<<blocks(q_count * q_rows), kThreads, 0, stream>>>(operands.q.scale.data(), q_count, operands.q.tokens,
                                                                q_rows, q_scale.data());
   SAGE2_CUDA_CHECK_LAUNCH(pad_lines);
-  gather_k_scales<<<blocks(kv_count * a.k_tiles * 4), kThreads, 0, stream>>>(
-      operands.k.scale.data(), kv_count, operands.k.tokens, a.k_tiles, k_scale.data());
+  gather_k_scales<<<blocks(kv_count * steps * 4), kThreads, 0, stream>>>(
+      operands.k.scale.data(), kv_count, operands.k.tokens, steps, step_keys, k_scale.data());
   SAGE2_CUDA_CHECK_LAUNCH(gather_k_scales);
   pad_lines<<<blocks(kv_count * dim), kThreads, 0, stream>>>(v.scale.data(), kv_count, v.count, dim, v_scale.data());
   SAGE2_CUDA_CHECK_LAUNCH(pad_lines);
   if (!operands.v_mean.empty()) {
     pad_lines<<<blocks(kv_count * dim), kThreads, 0, stream>>>(operands.v_mean.data(), kv_count, a.head_dim, dim,
                                                                v_mean.data());
+    SAGE2_CUDA_CHECK_LAUNCH(pad_lines);
+  }
+  if (pad_delta) {
+    pad_lines<<<blocks(delta_lines * keys), kThreads, 0, stream>>>(operands.delta_s.data(), delta_lines,
+                                                                   operands.k.tokens, keys, delta_s.data());
     SAGE2_CUDA_CHECK_LAUNCH(pad_lines);
   }
   a.q = q_image.data();
@@ -140,7 +158,8 @@ void attend(const DeviceProblem& problem, const Variant& variant, const DeviceOp
   a.k_scale = k_scale.data();
   a.v_scale = v_scale.data();
   a.v_mean = operands.v_mean.empty() ? nullptr : v_mean.data();
-  a.delta_s = operands.delta_s.empty() ? nullptr : operands.delta_s.data();
+  a.delta_s = operands.delta_s.empty() ? nullptr : (pad_delta ? delta_s.data() : operands.delta_s.data());
+  a.group = variant.arch == Arch::ada ? 16 : 32;
   a.o = o;
   a.o_type = OutType::fp32;
   a.counts = events.empty() ? nullptr : events.data();
@@ -148,7 +167,10 @@ void attend(const DeviceProblem& problem, const Variant& variant, const DeviceOp
   KernelChoice choice;
   choice.e4m3_codes = e4m3;
   choice.smooth_q = variant.smooth_q;
-  choice.two_level = variant.pv_accum == PvAccum::fp32_fp32;
+  choice.sum = variant.pv_accum == PvAccum::fp32        ? PvSum::one_level
+               : variant.pv_accum == PvAccum::fp32_fp32 ? PvSum::two_level
+                                                        : PvSum::two_level_fp16;
+  choice.keys = step_keys;
   choice.accurate = true;
   attention(a, choice, stream);
   if (counts != nullptr) {

@@ -10,9 +10,11 @@
 /// Variants on Hopper's tensor cores, to the last bit.
 namespace sage2::cuda::sm90 {
 
-/// Whether Hopper's instructions compute this variant: integer QK (up to 8 bits, smooth Q or not) or E4M3 QK in the
-/// tensor core's accumulator (no smooth Q), E4M3 P and V with pv_accum fp32 or fp32+fp32, key tiles of 128, head dims
-/// up to 256. A scale a key (per_token), a scale a tile of V and channels kept apart are emulated.
+/// Whether Hopper's tensor cores can compute this variant: scores of integers (up to 8 bits, smooth Q or not) or of
+/// E4M3 in the tensor core's accumulator (no smooth Q), E4M3 P and V, head dims up to 256, with key tiles of 128 and
+/// pv_accum fp32 or fp32+fp32. And, with key tiles of 64, integers and head dims up to 128, also pv_accum fp32+fp16,
+/// and all three as arch=ada: two instructions with half of P zero sum as Ada's one does. A scale a key (per_token), a
+/// scale a tile of V and channels kept apart are emulated.
 [[nodiscard]] bool supports(const Variant& variant, std::int64_t head_dim);
 
 /// Attention from the generic quantiser's codes, with the kernels whose exp2 is the emulation's. o: [q_count, q_len,

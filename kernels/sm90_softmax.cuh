@@ -72,28 +72,33 @@ __device__ __forceinline__ std::uint32_t pack_e4m3(float p0, float p1, float p2,
 }
 /// Registers 2i and 2i + 1 of the A operand: 16 keys of rows g and g + 8. Keys were permuted so that no exchange
 /// between threads is needed.
-__device__ __forceinline__ void pack_keys(int i, const float (&p)[64], std::uint32_t (&out)[16]) {
+template <int kElements>
+__device__ __forceinline__ void pack_keys(int i, const float (&p)[kElements], std::uint32_t (&out)[kElements / 4]) {
   out[2 * i] = pack_e4m3(p[8 * i], p[8 * i + 1], p[8 * i + 4], p[8 * i + 5]);
   out[2 * i + 1] = pack_e4m3(p[8 * i + 2], p[8 * i + 3], p[8 * i + 6], p[8 * i + 7]);
 }
 
-/// From products of codes to codes of P. seen[r]: how many columns of the tile row r sees, less 2t (only where
-/// kMasked). alpha[r]: the factor from the old maximum to the new one.
-template <class C, bool kMasked, class Acc>
-__device__ __forceinline__ void softmax_tile(const Acc (&acc)[64], const float (&q_scale)[2], float k_scale,
+/// From products of codes to codes of P, for step `kStep` of C::kKeys keys of the tile of 128. seen[r]: how many
+/// columns of the tile row r sees, less 2t (only where kMasked). alpha[r]: the factor from the old maximum to the new
+/// one.
+template <class C, bool kMasked, int kStep, class Acc>
+__device__ __forceinline__ void softmax_tile(const Acc (&tile)[64], const float (&q_scale)[2], float k_scale,
                                              const float* delta, float offset, const int (&seen)[2], Rows& rows,
-                                             float (&alpha)[2], std::uint32_t (&packed)[16]) {
+                                             float (&alpha)[2], std::uint32_t (&packed)[C::kKeys / 8]) {
   using Exp = typename C::Exp;
-  float x[64] = {};
+  constexpr int kElements = C::kKeys / 2;
+  constexpr int kFirst = kStep * kElements;
+  const Acc* const acc = tile + kFirst;
+  float x[kElements] = {};
   const float f[2] = {q_scale[0] * k_scale, q_scale[1] * k_scale};
   float largest[2] = {kNoScore, kNoScore};
-  const auto visible = [&](int i) { return i / 4 * 8 + i % 2 < seen[i % 4 / 2]; };
+  const auto visible = [&](int i) { return (kFirst + i) / 4 * 8 + i % 2 < seen[i % 4 / 2]; };
 
   if constexpr (C::kSmoothQ) {
     const int t = threadIdx.x % 4;
 #pragma unroll
-    for (int b = 0; b < 16; ++b) {
-      const float2 d = *reinterpret_cast<const float2*>(delta + 8 * b + 2 * t);
+    for (int b = 0; b < kElements / 4; ++b) {
+      const float2 d = *reinterpret_cast<const float2*>(delta + 2 * kFirst + 8 * b + 2 * t);
 #pragma unroll
       for (int i = 4 * b; i < 4 * b + 4; ++i) {
         x[i] = fmaf(static_cast<float>(acc[i]), f[i % 4 / 2], i % 2 == 0 ? d.x : d.y);
@@ -105,7 +110,7 @@ __device__ __forceinline__ void softmax_tile(const Acc (&acc)[64], const float (
     constexpr Acc kLeast = std::is_same_v<Acc, int> ? static_cast<Acc>(INT_MIN) : static_cast<Acc>(-1e30F);
     Acc top[2] = {kLeast, kLeast};
 #pragma unroll
-    for (int i = 0; i < 64; ++i) {
+    for (int i = 0; i < kElements; ++i) {
       if (!kMasked || visible(i)) top[i % 4 / 2] = max(top[i % 4 / 2], acc[i]);
     }
 #pragma unroll
@@ -123,7 +128,7 @@ __device__ __forceinline__ void softmax_tile(const Acc (&acc)[64], const float (
   }
 
   constexpr int kChunk = 8;
-  constexpr int kChunks = 64 / kChunk;
+  constexpr int kChunks = kElements / kChunk;
   const auto exponential = [&]<int kIndex>() {
     constexpr int r = kIndex % 4 / 2;
     float e;

@@ -50,7 +50,8 @@ struct AttentionParams {
   const std::uint8_t* k;       ///< [kv_count, k_tiles, image of 128 keys]
   const std::uint8_t* v;       ///< [kv_count, k_tiles, image of dim channels x 128 keys]: E4M3
   const float* q_scale;        ///< [q_count, q_tiles * 64]: a scale a row
-  const float* k_scale;        ///< [kv_count, k_tiles, 4]: scale of keys 8i+2t and 8i+2t+1 of the tile
+  const float* k_scale;        ///< [kv_count, k_tiles, 4]: scale of keys 8i+2t and 8i+2t+1 of the tile; in kernels of
+                               ///< 64-key steps [kv_count, k_tiles, 128]: of each key
   const float* v_scale;        ///< [kv_count, dim]
   const float* v_mean;         ///< [kv_count, dim], or null without smooth V
   const float* delta_s;        ///< [q_count, q_blocks of 128 rows, k_tiles * 128], base 2; null without smooth Q
@@ -65,6 +66,7 @@ struct AttentionParams {
   int q_len, kv_len, head_dim;
   int q_tiles, k_tiles, q_blocks;
   int is_causal, causal_shift;
+  int group;            ///< kernels of 64-key steps: products of P V that are summed at once, 16 or 32
   int heads_per_group;  ///< heads whose K and V stay in L2 while a causal group is worked through
   float scale_log2;     ///< sm_scale log2(e)
   float p_offset;       ///< log2(448), rounded down

@@ -110,11 +110,13 @@ TEST(Verify, GatesOfNativeKernels) {
 }
 
 TEST(Verify, TheEmulationMustBeEqualToTheBit) {
-  EXPECT_TRUE(faults(finding(100000, 0, 0, 0), "emulated").empty());
-  EXPECT_EQ(faults(finding(99999, 0, 0, 0), "emulated").size(), 1U);
-  auto counts = finding(100000, 0, 0, 0);
-  counts.other_counts = 1;
-  EXPECT_EQ(faults(counts, "emulated").size(), 1U);
+  for (const char* engine : {"emulated", "borrowed"}) {
+    EXPECT_TRUE(faults(finding(100000, 0, 0, 0), engine).empty());
+    EXPECT_EQ(faults(finding(99999, 0, 0, 0), engine).size(), 1U);
+    auto counts = finding(100000, 0, 0, 0);
+    counts.other_counts = 1;
+    EXPECT_EQ(faults(counts, engine).size(), 1U);
+  }
 }
 
 TEST(Verify, AFaultSaysWhere) {
@@ -133,7 +135,7 @@ TEST(Verify, TablesFitInEightyColumns) {
   v.device = "A GPU";
   for (const char* name :
        {"sage2-8b@hopper", "sage2-4b-v1@hopper:qk_gran=per_thread,smooth_v=off,pv_accum=fp32+fp32"}) {
-    for (const char* engine : {"native", "emulated"}) {
+    for (const char* engine : {"native", "borrowed", "emulated"}) {
       VerifiedVariant row;
       row.variant = name;
       row.engine = engine;
@@ -151,7 +153,7 @@ TEST(Verify, TablesFitInEightyColumns) {
   }
   EXPECT_GT(count, 10U);
   EXPECT_FALSE(v.passed());  // the emulated rows are not equal
-  EXPECT_EQ(verification_json(v).at("variants").size(), 4U);
+  EXPECT_EQ(verification_json(v).at("variants").size(), 6U);
 }
 
 TEST(Verify, GridsHoldTheShapesThatBreakKernels) {
@@ -176,7 +178,7 @@ TEST(Verify, GridsHoldTheShapesThatBreakKernels) {
   EXPECT_GE(kinds.size(), 5U);
   EXPECT_TRUE(unequal && top_left && masks[0] && masks[1]);
   EXPECT_LT(verify_grid(Grid::quick).size(), grid.size() / 2);
-  EXPECT_LE(verify_grid(Grid::tiny).size(), 4U);
+  EXPECT_LE(verify_grid(Grid::tiny).size(), 6U);
 }
 
 }  // namespace
