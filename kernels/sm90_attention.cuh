@@ -43,8 +43,10 @@ struct Config {
   static constexpr bool kSmoothQ = kSmoothQ_;    ///< dS is added to the scores
   static constexpr bool kTwoLevel = kTwoLevel_;  ///< a fresh accumulator each key tile, added in FP32
   using Exp = Exp_;
-  static constexpr int kKeys = Steps_::kKeys;   ///< keys of a softmax step: 128 or 64
-  static constexpr bool kHalf = Steps_::kHalf;  ///< O_tile is summed in FP16
+  static constexpr int kKeys = Steps_::kKeys;      ///< keys of a softmax step: 128 or 64
+  static constexpr bool kHalf = Steps_::kHalf;     ///< O_tile is summed in FP16
+  static constexpr bool kScaleAKey = kKeys == 64;  ///< K has a scale a key and not four a tile: any granularity
+  static constexpr int kKScales = kScaleAKey ? kTileKeys : 4;  ///< of a tile
 
   static constexpr int kConsumers = Schedule_::kConsumers;
   static constexpr bool kTurns = Schedule_::kTurns;
@@ -63,7 +65,7 @@ struct Shared {
   alignas(1024) std::uint8_t k[C::kStages][C::kKvBytes];
   alignas(1024) std::uint8_t v[C::kStages][C::kKvBytes];
   alignas(16) float delta[C::kSmoothQ ? C::kStages : 1][C::kSmoothQ ? C::kConsumers : 1][kTileKeys];
-  alignas(16) float k_scale[C::kStages][4 * kTileKeys / C::kKeys];
+  alignas(16) float k_scale[C::kStages][C::kKScales];
   Barrier q_full[C::kConsumers], q_empty[C::kConsumers];
   Barrier k_full[C::kStages], k_empty[C::kStages];
   Barrier v_full[C::kStages], v_empty[C::kStages];
@@ -122,7 +124,6 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
   std::uint32_t q_parity = 0;
   const int total = work_count<C>(p);
   const std::int64_t kv_stride = static_cast<std::int64_t>(p.k_tiles) * C::kKvBytes;
-  constexpr int kScales = 4 * kTileKeys / C::kKeys;
   for (int index = blockIdx.x;;) {
     s.work_empty[work_at_.stage].wait(work_at_.parity ^ 1);
     s.work[work_at_.stage] = index < total ? index : -1;
@@ -133,7 +134,7 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
     const int kv = kv_head_of(p, w.head);
     const std::uint8_t* const k = p.k + kv * kv_stride;
     const std::uint8_t* const v = p.v + kv * kv_stride;
-    const float* const k_scale = p.k_scale + static_cast<std::int64_t>(kv) * p.k_tiles * kScales;
+    const float* const k_scale = p.k_scale + static_cast<std::int64_t>(kv) * p.k_tiles * C::kKScales;
 
     if (w.tiles > 0) {
 #pragma unroll
@@ -150,9 +151,9 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
         s.k_empty[k_at.stage].wait(k_at.parity ^ 1);
         auto& full = s.k_full[k_at.stage];
         constexpr int kDeltaBytes = C::kSmoothQ ? C::kConsumers * kTileKeys * 4 : 0;
-        full.expect(C::kKvBytes + kScales * 4 + kDeltaBytes);
+        full.expect(C::kKvBytes + C::kKScales * 4 + kDeltaBytes);
         bulk_copy(s.k[k_at.stage], k + static_cast<std::int64_t>(tile) * C::kKvBytes, C::kKvBytes, full);
-        bulk_copy(s.k_scale[k_at.stage], k_scale + tile * kScales, kScales * 4, full);
+        bulk_copy(s.k_scale[k_at.stage], k_scale + tile * C::kKScales, C::kKScales * 4, full);
         if constexpr (C::kSmoothQ) {
 #pragma unroll
           for (int i = 0; i < C::kConsumers; ++i) {

@@ -211,8 +211,8 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
           }
         }
         const float* const delta = s.delta[C::kSmoothQ ? k_at.stage : 0][C::kSmoothQ ? group : 0];
-        softmax_tile<C, kMasked, kStep>(acc, q_scale, s.k_scale[k_at.stage][4 * kStep + lane.t], delta, p.p_offset,
-                                        seen, rows, alpha, packed);
+        softmax_tile<C, kMasked, kStep>(acc, q_scale, s.k_scale[k_at.stage], delta, p.p_offset, seen, rows, alpha,
+                                        packed);
         if constexpr (kStep == kSteps - 1) {
           release(s.k_empty[k_at.stage]);
           k_at.advance();

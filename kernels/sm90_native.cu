@@ -53,14 +53,13 @@ __global__ void pad_lines(const float* in, std::int64_t lines, std::int64_t from
   if (i < lines * to) out[i] = i % to < from ? in[i / to * from + i % to] : 0.0F;
 }
 
-/// A scale a key into one for each t of a softmax step: keys 8i + 2t and 8i + 2t + 1 share it.
-__global__ void gather_k_scales(const float* scale, std::int64_t heads, std::int64_t tokens, int steps, int keys,
-                                float* out) {
+/// A scale a key into one for each t of a tile: keys 8i + 2t and 8i + 2t + 1 share it.
+__global__ void gather_k_scales(const float* scale, std::int64_t heads, std::int64_t tokens, int tiles, float* out) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= heads * steps * 4) return;
-  const std::int64_t step = i / 4;
-  const std::int64_t key = step % steps * keys + 2 * (i % 4);
-  out[i] = key < tokens ? scale[step / steps * tokens + key] : 0.0F;
+  if (i >= heads * tiles * 4) return;
+  const std::int64_t tile = i / 4;
+  const std::int64_t key = tile % tiles * kTileKeys + 2 * (i % 4);
+  out[i] = key < tokens ? scale[tile / tiles * tokens + key] : 0.0F;
 }
 
 __global__ void add_counts(const unsigned long long* from, std::int64_t heads, LoopCounts* to) {
@@ -78,8 +77,7 @@ unsigned blocks(std::int64_t threads) {
 }  // namespace
 
 bool supports(const Variant& v, std::int64_t head_dim) {
-  if (v.p != Format::e4m3 || v.v != Format::e4m3 || v.qk_gran == QkGran::per_token || v.v_gran == VGran::per_block ||
-      v.v_outliers == VOutliers::split) {
+  if (v.p != Format::e4m3 || v.v != Format::e4m3 || v.v_gran == VGran::per_block || v.v_outliers == VOutliers::split) {
     return false;
   }
   const bool integer = is_integer(v.q) && is_integer(v.k);
@@ -89,7 +87,8 @@ bool supports(const Variant& v, std::int64_t head_dim) {
            head_dim <= 128;
   }
   const bool e4m3 = v.q == Format::e4m3 && v.k == Format::e4m3 && v.qk_accum == QkAccum::fp32 && !v.smooth_q;
-  return (integer || e4m3) && fp32 && v.arch == Arch::hopper && v.geometry.k_tile == kTileKeys && head_dim <= 256;
+  return (integer || e4m3) && fp32 && v.qk_gran != QkGran::per_token && v.arch == Arch::hopper &&
+         v.geometry.k_tile == kTileKeys && head_dim <= 256;
 }
 
 void attend(const DeviceProblem& problem, const Variant& variant, const DeviceOperands& operands, float* o,
@@ -105,7 +104,7 @@ void attend(const DeviceProblem& problem, const Variant& variant, const DeviceOp
   const std::int64_t q_rows = static_cast<std::int64_t>(a.q_tiles) * kTileRows;
   const std::int64_t keys = static_cast<std::int64_t>(a.k_tiles) * kTileKeys;
   const auto step_keys = static_cast<int>(variant.geometry.k_tile);
-  const int steps = a.k_tiles * (kTileKeys / step_keys);
+  const bool scale_a_key = step_keys != kTileKeys;
   // The kernel reads dS for whole tiles of 128 keys; the quantiser pads to the geometry's.
   const bool pad_delta = variant.smooth_q && operands.k.tokens != keys;
 
@@ -113,7 +112,7 @@ void attend(const DeviceProblem& problem, const Variant& variant, const DeviceOp
   DeviceBuffer<std::uint8_t> k_image(kv_count * keys * dim, stream);
   DeviceBuffer<std::uint8_t> v_image(kv_count * keys * dim, stream);
   DeviceBuffer<float> q_scale(q_count * q_rows, stream);
-  DeviceBuffer<float> k_scale(kv_count * steps * 4, stream);
+  DeviceBuffer<float> k_scale(kv_count * (scale_a_key ? keys : 4 * a.k_tiles), stream);
   DeviceBuffer<float> v_scale(kv_count * dim, stream);
   DeviceBuffer<float> v_mean(operands.v_mean.empty() ? 0 : kv_count * dim, stream);
   const std::int64_t delta_lines = static_cast<std::int64_t>(q_count) * a.q_blocks;
@@ -136,9 +135,15 @@ void attend(const DeviceProblem& problem, const Variant& variant, const DeviceOp
   pad_lines<<<blocks(q_count * q_rows), kThreads, 0, stream>>>(operands.q.scale.data(), q_count, operands.q.tokens,
                                                                q_rows, q_scale.data());
   SAGE2_CUDA_CHECK_LAUNCH(pad_lines);
-  gather_k_scales<<<blocks(kv_count * steps * 4), kThreads, 0, stream>>>(
-      operands.k.scale.data(), kv_count, operands.k.tokens, steps, step_keys, k_scale.data());
-  SAGE2_CUDA_CHECK_LAUNCH(gather_k_scales);
+  if (scale_a_key) {
+    pad_lines<<<blocks(kv_count * keys), kThreads, 0, stream>>>(operands.k.scale.data(), kv_count, operands.k.tokens,
+                                                                keys, k_scale.data());
+    SAGE2_CUDA_CHECK_LAUNCH(pad_lines);
+  } else {
+    gather_k_scales<<<blocks(kv_count * a.k_tiles * 4), kThreads, 0, stream>>>(
+        operands.k.scale.data(), kv_count, operands.k.tokens, a.k_tiles, k_scale.data());
+    SAGE2_CUDA_CHECK_LAUNCH(gather_k_scales);
+  }
   pad_lines<<<blocks(kv_count * dim), kThreads, 0, stream>>>(v.scale.data(), kv_count, v.count, dim, v_scale.data());
   SAGE2_CUDA_CHECK_LAUNCH(pad_lines);
   if (!operands.v_mean.empty()) {

@@ -80,9 +80,9 @@ __device__ __forceinline__ void pack_keys(int i, const float (&p)[kElements], st
 
 /// From products of codes to codes of P, for step `kStep` of C::kKeys keys of the tile of 128. seen[r]: how many
 /// columns of the tile row r sees, less 2t (only where kMasked). alpha[r]: the factor from the old maximum to the new
-/// one.
+/// one. k_scale, delta: of the tile.
 template <class C, bool kMasked, int kStep, class Acc>
-__device__ __forceinline__ void softmax_tile(const Acc (&tile)[64], const float (&q_scale)[2], float k_scale,
+__device__ __forceinline__ void softmax_tile(const Acc (&tile)[64], const float (&q_scale)[2], const float* k_scale,
                                              const float* delta, float offset, const int (&seen)[2], Rows& rows,
                                              float (&alpha)[2], std::uint32_t (&packed)[C::kKeys / 8]) {
   using Exp = typename C::Exp;
@@ -90,19 +90,36 @@ __device__ __forceinline__ void softmax_tile(const Acc (&tile)[64], const float 
   constexpr int kFirst = kStep * kElements;
   const Acc* const acc = tile + kFirst;
   float x[kElements] = {};
-  const float f[2] = {q_scale[0] * k_scale, q_scale[1] * k_scale};
+  const int t = threadIdx.x % 4;
+  float f[2] = {q_scale[0], q_scale[1]};
+  if constexpr (!C::kScaleAKey) {
+    f[0] *= k_scale[t];
+    f[1] *= k_scale[t];
+  }
+  // Of element i.
+  const auto factor = [&](int i) {
+    const float row = f[i % 4 / 2];
+    return C::kScaleAKey ? row * k_scale[2 * kFirst + i / 4 * 8 + 2 * t + i % 2] : row;
+  };
   float largest[2] = {kNoScore, kNoScore};
   const auto visible = [&](int i) { return (kFirst + i) / 4 * 8 + i % 2 < seen[i % 4 / 2]; };
 
   if constexpr (C::kSmoothQ) {
-    const int t = threadIdx.x % 4;
 #pragma unroll
     for (int b = 0; b < kElements / 4; ++b) {
       const float2 d = *reinterpret_cast<const float2*>(delta + 2 * kFirst + 8 * b + 2 * t);
 #pragma unroll
       for (int i = 4 * b; i < 4 * b + 4; ++i) {
-        x[i] = fmaf(static_cast<float>(acc[i]), f[i % 4 / 2], i % 2 == 0 ? d.x : d.y);
+        x[i] = fmaf(static_cast<float>(acc[i]), factor(i), i % 2 == 0 ? d.x : d.y);
         if (!kMasked || visible(i)) largest[i % 4 / 2] = fmaxf(largest[i % 4 / 2], x[i]);
+      }
+    }
+  } else if constexpr (C::kScaleAKey) {
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) {
+      x[i] = factor(i);
+      if (!kMasked || visible(i)) {
+        largest[i % 4 / 2] = fmaxf(largest[i % 4 / 2], static_cast<float>(acc[i]) * x[i]);
       }
     }
   } else {
@@ -135,7 +152,7 @@ __device__ __forceinline__ void softmax_tile(const Acc (&tile)[64], const float 
     if constexpr (C::kSmoothQ) {
       e = x[kIndex] - rows.m[r];
     } else {
-      e = fmaf(static_cast<float>(acc[kIndex]), f[r], -rows.m[r]);
+      e = fmaf(static_cast<float>(acc[kIndex]), C::kScaleAKey ? x[kIndex] : f[r], -rows.m[r]);
     }
     float y = Exp::template exp2<kIndex / 2>(e);
     if constexpr (kMasked) y = visible(kIndex) ? y : 0.0F;

@@ -43,10 +43,11 @@ TEST(Sm90Attention, EqualsTheEmulationOfAdaBitForBit) {
   all.push_back({{.q_len = 257, .kv_len = 257, .head_dim = 64, .is_causal = true, .q_spread = 4, .seed = 32}, 1, 1});
   all.push_back({{.q_len = 64, .kv_len = 4160, .head_dim = 64, .v_bias = 2, .seed = 33}, 1, 1});
   for (const std::string text :
-       {"sage2-8b", "sage2-4b", "sage2-4b-v1", "sage2pp-8b", "sage2pp-4b", "sage2-8b:pv_accum=fp32,smooth_v=on",
-        "sage2-4b:pv_accum=fp32,qk_gran=per_block", "int4:q=int6,k=int3,qk_gran=per_tensor",
-        "int4-hadamard:v_gran=per_tensor", "int4-smoothattn", "sage2-4b:v_outliers=median,pv_accum=fp32",
-        "sage2-4b:arch=hopper", "sage2-8b:arch=hopper,pv_accum=fp32", "sage2pp-8b:arch=hopper"}) {
+       {"sage2-8b", "sage2-4b", "sage2-4b-v1", "sage2pp-8b", "sage2pp-4b", "sage2-4b:qk_gran=per_token",
+        "sage2-8b:qk_gran=per_token", "sage2-8b:pv_accum=fp32,smooth_v=on", "sage2-4b:pv_accum=fp32,qk_gran=per_block",
+        "int4:q=int6,k=int3,qk_gran=per_tensor", "int4-hadamard:v_gran=per_tensor", "int4-smoothattn",
+        "sage2-4b:v_outliers=median,pv_accum=fp32", "sage2-4b:arch=hopper", "sage2-8b:arch=hopper,pv_accum=fp32",
+        "sage2pp-8b:arch=hopper"}) {
     for (const auto& c : all) {
       ASSERT_TRUE(sm90::supports(parse_variant(text), static_cast<std::int64_t>(c.spec.head_dim))) << text;
     }
