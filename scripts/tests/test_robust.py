@@ -84,6 +84,15 @@ def test_what_is_finished_survives_a_kill_and_the_next_run_continues(tmp_path) -
     assert not parts.exists()
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """What is started in the background by a shell ignores Ctrl-C, and so do its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_ends_at_once_and_says_where_things_are(tmp_path, capsys) -> None:
     model = Model()
     with pytest.raises(KeyboardInterrupt), capture(tmp_path / "run.h5", model=model):
