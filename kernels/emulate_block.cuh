@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "kernels/emulate_accumulators.cuh"
 #include "kernels/emulate_panels.cuh"
 #include "kernels/emulate_stage.cuh"
 #include "reference/exp2.hpp"
@@ -120,17 +121,18 @@ struct Block {
         const float* const codes = p.k_codes + (kv_head * p.k_tokens + first_key + n0) * p.depth + d0;
         stage_k<kHow, kThreads>(b_panel(), codes, p.depth, keys, depth, p.qk.b, p.first_bad_key != nullptr);
         __syncthreads();
-        if (place.columns * 4 < keys) {
+        if (first_column<kHow>(place) < keys) {
           multiply<kHow, kRows, false>(panel_at<kHow>(q_panel(), resident ? d0 : 0, kRows), b_panel(), place, depth,
                                        p.qk, acc);
         }
       }
-      if (place.columns * 4 >= keys) continue;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        float* const to = s() + (n0 + place.columns * 4 + j) * kRows;
+        const int key = column_of<kHow>(place, j);
+        if (key >= keys) continue;
+        float* const to = s() + (n0 + key) * kRows;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) to[row_of<kHow, kRows>(place.rows, i)] = static_cast<float>(acc[i][j]);
+        for (int i = 0; i < 4; ++i) to[row_of<kHow, kRows>(place, i)] = static_cast<float>(acc[i][j]);
       }
     }
     __syncthreads();
@@ -249,7 +251,7 @@ struct Block {
         const float* const codes = part.codes + (kv_head * p.k_tokens + first_key + k0) * part.count + c0;
         stage_v<kHow, kThreads>(b_panel(), codes, part.count, keys, columns, part.product.b, part.first_bad != nullptr);
         __syncthreads();
-        if (place.columns * 4 >= columns) continue;
+        if (first_column<kHow>(place) >= columns) continue;
         Panel a = p_panel();
         if (kHow == Product::light) a.values = s() + k0 * kRows;
         multiply<kHow, kRows, true>(a, b_panel(), place, keys, part.product, acc);
@@ -272,11 +274,11 @@ struct Block {
     T* const o = reinterpret_cast<T*>(memory + p.layout.o[which]);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const int c = place.columns * 4 + j;
+      const int c = column_of<kHow>(place, j);
       if (c >= columns) continue;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int r = row_of<kHow, kRows>(place.rows, i);
+        const int r = row_of<kHow, kRows>(place, i);
         f(i, j, r, c0 + c, o[(c0 - first_channel(which) + c) * kRows + r]);
       }
     }

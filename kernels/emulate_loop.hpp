@@ -16,7 +16,7 @@ namespace sage2::cuda {
 /// The arithmetic of a product, which is what the inner loops are compiled for.
 enum class Product : std::uint8_t {
   integer,  ///< integer codes, four to a word, summed in int32
-  fp64,     ///< FP64 fused multiply-add over ascending k
+  fp64,     ///< FP64 fused multiply-adds over ascending k, on tensor cores
   light,    ///< tensor-core accumulator with 13 fraction bits, in FP32
   heavy     ///< tensor-core accumulator of any width and operands of any format, in FP64
 };

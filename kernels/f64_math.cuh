@@ -29,6 +29,23 @@ __device__ __forceinline__ void mma_16x8x16(double (&c)[4], const double (&a)[8]
 #endif
 }
 
+/// The same of 4 k: a[h] = A(g + 8h, q), b = B(q, g). Each result is a chain of fused multiply-adds over ascending k,
+/// so that it is to the last bit what one thread would get (tests/kernels/emulate_test.cpp).
+__device__ __forceinline__ void mma_16x8x4(double (&c)[4], double a0, double a1, double b) {
+#if __CUDA_ARCH__ >= 900
+  asm("mma.sync.aligned.m16n8k4.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+      : "+d"(c[0]), "+d"(c[1]), "+d"(c[2]), "+d"(c[3])
+      : "d"(a0), "d"(a1), "d"(b));
+#else
+  asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
+      : "+d"(c[0]), "+d"(c[1])
+      : "d"(a0), "d"(b));
+  asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
+      : "+d"(c[2]), "+d"(c[3])
+      : "d"(a1), "d"(b));
+#endif
+}
+
 /// x := 2^x for x < 1000, relative error below 2^-52; 0 below -1021; NaN at NaN. Several at once, step by step: FP64
 /// instructions take long, and independent ones fill the time.
 ///

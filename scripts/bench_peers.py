@@ -10,6 +10,7 @@ the error against FP64 on sampled rows. What is not installed is left out, and s
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import math
@@ -77,10 +78,18 @@ def flash_attention_3(fp8: bool):
     return make
 
 
-def official_sage(q, k, v, causal):
+def official_sage2(q, k, v, causal):
     from sageattention import sageattn_qk_int8_pv_fp8_cuda_sm90 as attend
 
     return lambda: attend(q, k, v, tensor_layout="HND", is_causal=causal, qk_quant_gran="per_thread", smooth_k=True)
+
+
+def official_sage1(q, k, v, causal):
+    """The Triton kernels of SageAttention 1: INT8 per block, FP16 P and V."""
+    from sageattention import sageattn
+
+    k = k.clone()  # it subtracts the mean from what it is given
+    return lambda: sageattn(q, k, v, tensor_layout="HND", is_causal=causal)
 
 
 def ours(variant: str, kernel_alone: bool):
@@ -106,10 +115,13 @@ def contestants() -> tuple[list[Contestant], list[str]]:
         ]
     else:
         absent.append("flash_attn_interface (FlashAttention-3)")
-    if importlib.util.find_spec("sageattention"):
-        found.append(Contestant("SageAttention official", official_sage))
-    else:
+    if not importlib.util.find_spec("sageattention"):
         absent.append("sageattention")
+    elif hasattr(importlib.import_module("sageattention"), "sageattn_qk_int8_pv_fp8_cuda_sm90"):
+        found.append(Contestant("SageAttention 2 official", official_sage2))
+    else:
+        found.append(Contestant("SageAttention 1 official", official_sage1))
+        absent.append("sageattention 2")
     for variant in ("sage2-8b", "sage2-4b"):
         found.append(Contestant(f"{variant}@hopper", ours(variant, False), variant))
         found.append(Contestant(f"{variant}@hopper (kernel alone)", ours(variant, True)))
@@ -154,7 +166,7 @@ def measure(shape: tuple[int, int, int, int], causal: bool, samples: int, flush:
             for _ in range(3):
                 run()
             torch.cuda.synchronize()
-        except (RuntimeError, ValueError) as e:
+        except (AssertionError, ImportError, RuntimeError, ValueError) as e:
             result.why_not = str(e).strip().splitlines()[0][:100]
             continue
         result.rel_l1 = ((out - truth).abs().sum() / truth.abs().sum()).item()
