@@ -180,19 +180,19 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
     // Maxima of several rows over the threads of a row: each exchange halves the rows that a thread answers for.
     int held = 0;
 #pragma unroll
-    for (int step_ = S::kChunks / 2, n = S::kPasses; step_ > 0; step_ /= 2) {
+    for (int distance = S::kChunks / 2, n = S::kPasses; distance > 0; distance /= 2) {
       if (n > 1) {
         n /= 2;
-        const bool upper = (chunk & step_) != 0;
+        const bool upper = (chunk & distance) != 0;
 #pragma unroll
         for (int i = 0; i < n; ++i) {
-          const float keep_ = upper ? row_max[i + n] : row_max[i];
+          const float mine = upper ? row_max[i + n] : row_max[i];
           const float give = upper ? row_max[i] : row_max[i + n];
-          row_max[i] = fmaxf(keep_, __shfl_xor_sync(~0U, give, step_));
+          row_max[i] = fmaxf(mine, __shfl_xor_sync(~0U, give, distance));
         }
         held += upper ? n : 0;
       } else {
-        row_max[0] = fmaxf(row_max[0], __shfl_xor_sync(~0U, row_max[0], step_));
+        row_max[0] = fmaxf(row_max[0], __shfl_xor_sync(~0U, row_max[0], distance));
       }
     }
     constexpr int kSharers = S::kChunks > S::kPasses ? S::kChunks / S::kPasses : 1;
@@ -219,7 +219,8 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
 #pragma unroll
     for (int pass = 0; pass < S::kPasses; ++pass) amax = fmaxf(amax, row_max[pass]);
 #pragma unroll
-    for (int step_ = S::kChunks / 2; step_ > 0; step_ /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0U, amax, step_));
+    for (int distance = S::kChunks / 2; distance > 0; distance /= 2)
+      amax = fmaxf(amax, __shfl_xor_sync(~0U, amax, distance));
     if (chunk == 0) row_maxima[lane_row] = amax;
     workers_sync();
     const int t = half_away ? lane_row / 2 % 4 : 0;
@@ -238,7 +239,8 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
                               (head * (kIsQ ? p.q_tiles : p.k_tiles) + first / kTile) * (kTile * kDim) +
                               qk_offset(kTile, kDim, lane_row, chunk * 8);
   const int rows = kIsQ ? p.q_tiles * kTileRows - first : kTileKeys;  // that have a place in the image
-#pragma unroll
+  // Not unrolled further: jobs of all kinds run side by side, and their code has to fit into the instruction cache.
+#pragma unroll 2
   for (int pass = 0; pass < S::kPasses; ++pass) {
     const int row = pass * S::kRows + lane_row;
     if constexpr (kIsQ) scale = row_scales[row];

@@ -20,7 +20,7 @@ __device__ void k_statistics(Ring<kDim, T>& ring, Tile tile) {
   double sum[8] = {};
   for (;;) {
     const std::uint8_t* const from = ring.rows() + lane_row * tile.pitch + chunk * 16;
-#pragma unroll
+#pragma unroll 4
     for (int pass = 0; pass < S::kPasses; ++pass) {
       const Eight x = to_floats<T>(*reinterpret_cast<const uint4*>(from + pass * S::kRows * tile.pitch));
 #pragma unroll
@@ -64,7 +64,7 @@ __device__ void v_statistics(Ring<kDim, T>& ring, Tile tile) {
   Pairs<T> high = low;
   for (;;) {
     const std::uint8_t* const from = ring.rows() + lane_row * tile.pitch + chunk * 16;
-#pragma unroll
+#pragma unroll 2
     for (int pass = 0; pass < S::kPasses; ++pass) {
       if (pass * S::kRows + lane_row >= tile.count) continue;
       const uint4 raw = *reinterpret_cast<const uint4*>(from + pass * S::kRows * tile.pitch);
