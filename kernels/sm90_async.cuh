@@ -24,6 +24,10 @@ struct alignas(8) Barrier {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(shared_address(&word)), "r"(bytes)
                  : "memory");
   }
+  /// Arrives when this thread's copies of 16 bytes have landed.
+  __device__ __forceinline__ void arrive_after_copies() {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(shared_address(&word)) : "memory");
+  }
   /// Waits for the end of the phase of this parity.
   __device__ __forceinline__ void wait(std::uint32_t parity) {
     asm volatile(
@@ -47,6 +51,39 @@ __device__ __forceinline__ void bulk_copy(void* shared, const void* global, std:
                    shared_address(shared)),
                "l"(global), "r"(bytes), "r"(shared_address(&barrier.word))
                : "memory");
+}
+
+/// For copies of what is not read again: L2 drops it first. Or for all others.
+__device__ __forceinline__ std::uint64_t cache_policy(bool last_look) {
+  std::uint64_t policy;
+  if (last_look) {
+    asm("createpolicy.fractional.L2::evict_first.b64 %0;\n" : "=l"(policy));
+  } else {
+    asm("createpolicy.fractional.L2::evict_normal.b64 %0;\n" : "=l"(policy));
+  }
+  return policy;
+}
+
+/// bulk_copy with a cache policy.
+__device__ __forceinline__ void bulk_copy(void* shared, const void* global, std::uint32_t bytes, Barrier& barrier,
+                                          std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;\n" ::
+          "r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(&barrier.word)), "l"(policy)
+      : "memory");
+}
+
+/// Copies 16 bytes from device to shared memory, or writes zeros.
+__device__ __forceinline__ void copy_16(void* shared, const void* global, bool zeros, std::uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;\n" ::"r"(shared_address(shared)),
+               "l"(global), "r"(zeros ? 0 : 16), "l"(policy)
+               : "memory");
+}
+
+/// What this thread wrote to shared memory comes before later bulk copies into it.
+__device__ __forceinline__ void fence_before_bulk_copy() {
+  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 
 /// Waits for `threads` threads at hardware barrier `id` (1..15; 0 is __syncthreads).

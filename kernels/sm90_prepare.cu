@@ -5,106 +5,69 @@
 #include "kernels/cuda_check.hpp"
 #include "kernels/sm90_attention.hpp"
 #include "kernels/sm90_prepare.hpp"
+#include "kernels/sm90_prepare_delta.cuh"
 #include "kernels/sm90_prepare_values.cuh"
 #include "reference/formats.hpp"
 
 namespace sage2::cuda::sm90 {
 namespace {
 
-/// Jobs of one head: first the statistics of K and V and all of its queries, `lag` heads later the codes of K and V,
-/// while these are still in L2.
-struct JobCounts {
-  int k_statistics, v_statistics, q_blocks, tiles;
-  __host__ __device__ int early() const { return k_statistics + v_statistics + q_blocks; }
-  __host__ __device__ int late() const { return 2 * tiles; }
-};
-
-__host__ __device__ JobCounts job_counts(const PrepareParams& p) {
-  return {p.options.smooth_k ? p.chunks : 0, p.chunks, p.group * p.q_blocks, p.k_tiles};
+template <int kDim, class T>
+__device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>& s) {
+  Ring<kDim, T> ring{p, s};
+  for (;;) {
+    const Tile tile = ring.take();
+    switch (tile.kind) {
+      case JobKind::k_statistics:
+        k_statistics<kDim, T>(ring, tile);
+        break;
+      case JobKind::v_statistics:
+        v_statistics<kDim, T>(ring, tile);
+        break;
+      case JobKind::q_codes:
+        if (p.options.smooth_q) {
+          quantize_rows<kDim, T, true, true>(ring, tile, false);
+          count_mean<kDim, T>(p, s, tile.head / p.group);
+        } else {
+          quantize_rows<kDim, T, true, false>(ring, tile, false);
+        }
+        break;
+      case JobKind::k_codes:
+        quantize_rows<kDim, T, false, true>(ring, tile, p.options.smooth_q);
+        if (p.options.smooth_q) delta_scores<kDim, T>(ring, tile);
+        break;
+      case JobKind::v_codes:
+        v_codes<kDim, T>(ring, tile);
+        break;
+      case JobKind::none:
+        return;
+    }
+  }
 }
 
+/// Blocks that share a multiprocessor, by shared memory.
 template <int kDim>
-union JobShared {
-  RowsShared<kDim> rows;
-  ValuesShared<kDim> values;
-  DeltaShared<kDim> delta;
-  __device__ JobShared() {}
-};
+inline constexpr int kBlocks = kDim == 64 ? 3 : 2;
 
 template <int kDim, class T>
-__global__ void __launch_bounds__(kPrepareThreads, kDim == 64 ? 4 : (kDim == 128 ? 3 : 2))
+__global__ void __launch_bounds__(kPrepareThreads, kBlocks<kDim>)
     prepare_kernel(const __grid_constant__ PrepareParams p) {
-  extern __shared__ __align__(16) std::uint8_t raw[];
-  auto& s = *reinterpret_cast<JobShared<kDim>*>(raw);
-  __shared__ int ticket;
-  const Progress progress = progress_of(p);
-  // Jobs wait for jobs with earlier tickets only, and those have started: whatever the order in which the hardware
-  // starts blocks, nothing waits for ever.
-  if (threadIdx.x == 0) ticket = atomicAdd(progress.ticket, 1);
+  using S = PrepareShared<kDim>;
+  extern __shared__ __align__(128) std::uint8_t raw[];
+  auto& s = *reinterpret_cast<S*>(raw);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < S::kStages; ++i) {
+      s.full[i].init(33);
+      s.empty[i].init(kWorkers / 32);
+    }
+    fence_barrier_init();
+  }
   __syncthreads();
-  const JobCounts jobs = job_counts(p);
-  const int early = jobs.early();
-  const int late = jobs.late();
-  int head, job;
-  bool is_early;
-  int index = ticket;
-  const int lead = p.lag * early;
-  const int both = (p.kv_count - p.lag) * (early + late);
-  if (index < lead) {
-    head = index / early;
-    job = index % early;
-    is_early = true;
-  } else if (index - lead < both) {
-    index -= lead;
-    head = index / (early + late);
-    job = index % (early + late);
-    is_early = job < early;
-    if (is_early) {
-      head += p.lag;
-    } else {
-      job -= early;
-    }
+  if (threadIdx.x < kWorkers) {
+    work<kDim, T>(p, s);
   } else {
-    index -= lead + both;
-    head = p.kv_count - p.lag + index / late;
-    job = index % late;
-    is_early = false;
+    bring_jobs<kDim, T>(p, s);
   }
-
-  if (is_early) {
-    if (job < jobs.k_statistics) return k_statistics<kDim, T>(p, s.rows, head, job);
-    job -= jobs.k_statistics;
-    if (job < jobs.v_statistics) return v_statistics<kDim, T>(p, s.rows, head, job);
-    job -= jobs.v_statistics;
-    const std::int64_t q_head = static_cast<std::int64_t>(head) * p.group + job / p.q_blocks;
-    const int first = job % p.q_blocks * kMeanRows;
-    if (!p.options.smooth_q) {
-      quantize_rows<kDim, T, true, false>(p, s.rows, q_head, first, nullptr);
-    } else {
-      quantize_rows<kDim, T, true, true>(p, s.rows, q_head, first, nullptr);
-      __threadfence();
-      __syncthreads();
-      if (threadIdx.x == 0) atomicAdd(progress.q_done + head, 1);
-    }
-    return;
-  }
-  if (job < jobs.tiles) {
-    const float* mean = nullptr;
-    if (p.options.smooth_k) {
-      await(progress.k_ready + head, 1);
-      float* const copy = s.rows.mean;
-      if (threadIdx.x < kDim) copy[threadIdx.x] = __ldcg(part<float>(p, p.at.k_mean) + head * kDim + threadIdx.x);
-      __syncthreads();
-      mean = copy;
-    }
-    quantize_rows<kDim, T, false, true>(p, s.rows, head, job * kTileKeys, mean);
-    if (p.options.smooth_q) {
-      await(progress.q_done + head, jobs.q_blocks);
-      delta_scores<kDim, T>(p, s.delta, head, job);
-    }
-    return;
-  }
-  v_codes<kDim, T>(p, s.values, head, job - jobs.tiles);
 }
 
 /// q . k_mean sm_scale for every query row: what smooth K takes from the log-sum-exp. One warp a row.
@@ -141,9 +104,11 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.k_tiles = (p.kv_len + kTileKeys - 1) / kTileKeys;
   p.q_blocks = (p.q_len + kMeanRows - 1) / kMeanRows;
   p.chunks = (p.kv_len + kStatisticsRows - 1) / kStatisticsRows;
-  // The second look comes when the first is surely over: 400 to 500 jobs run at a time. K and V are then still in L2.
+  // The second look comes when the first is surely over; a shorter lag saves memory traffic, but blocks then wait. With
+  // smooth Q, codes of K need all of a head's Q too: these come first for all heads, which is faster than any lag.
   const JobCounts jobs = job_counts(p);
-  p.lag = std::min(p.kv_count, 1 + 600 / (jobs.early() + jobs.late()));
+  constexpr int kSurelyOver = 1500;
+  p.lag = options.smooth_q ? p.kv_count : std::min(p.kv_count, 1 + kSurelyOver / (jobs.early() + jobs.late()));
   p.sm_scale = problem.sm_scale;
   p.is_causal = problem.is_causal ? 1 : 0;
   p.causal_shift = static_cast<int>(problem.causal_shift());
@@ -162,9 +127,15 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
 template <int kDim, class T>
 void launch(const PrepareParams& p, cudaStream_t stream) {
   const JobCounts jobs = job_counts(p);
-  const std::int64_t blocks = static_cast<std::int64_t>(p.kv_count) * (jobs.early() + jobs.late());
-  constexpr int kShared = static_cast<int>(sizeof(JobShared<kDim>));
+  const std::int64_t all = static_cast<std::int64_t>(p.kv_count) * (jobs.early() + jobs.late());
+  int device = 0;
+  int multiprocessors = 0;
+  SAGE2_CUDA_CHECK(cudaGetDevice(&device));
+  SAGE2_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  constexpr int kShared = static_cast<int>(sizeof(PrepareShared<kDim>));
+  static_assert(kBlocks<kDim> * (kShared + 1024) <= 228 * 1024);
   SAGE2_CUDA_CHECK(cudaFuncSetAttribute(prepare_kernel<kDim, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
+  const std::int64_t blocks = std::min<std::int64_t>(all, multiprocessors * kBlocks<kDim>);
   prepare_kernel<kDim, T><<<static_cast<unsigned>(blocks), kPrepareThreads, kShared, stream>>>(p);
   SAGE2_CUDA_CHECK_LAUNCH(prepare_kernel);
 }
@@ -197,6 +168,7 @@ Workspace plan_workspace(const DeviceProblem& problem, const PrepareOptions& opt
   w.k_sums = take(options.smooth_k ? kv_count * p.chunks * dim * sizeof(double) : 0);
   w.v_partial = take(kv_count * p.chunks * 3 * dim * sizeof(double));
   w.q_mean = take(options.smooth_q ? q_count * p.q_blocks * 2 * dim * sizeof(std::uint16_t) : 0);
+  w.q_shift = take(options.smooth_q ? q_count * p.q_blocks * sizeof(float) : 0);
   w.delta_s = take(options.smooth_q ? q_count * p.q_blocks * keys * sizeof(float) : 0);
   w.lse_shift = take(with_lse && options.smooth_k ? q_count * p.q_len * sizeof(float) : 0);
   return w;

@@ -4,15 +4,19 @@
 #include <cuda_fp16.h>
 
 #include "kernels/load.cuh"
+#include "kernels/sm90_async.cuh"
 #include "kernels/sm90_prepare.hpp"
 
-/// What the jobs of the preparation share. A block of 256 threads does one job; 16-byte chunks of a row are the unit of
-/// loading, kDim / 8 threads a row.
+/// What the jobs of the preparation share. Blocks stay on their multiprocessor. One warp takes jobs from a counter and
+/// brings their rows into a ring of stages with bulk copies; eight warps work on what is there. 16-byte chunks of a
+/// row are the unit of reading, kDim / 8 threads a row.
 namespace sage2::cuda::sm90 {
 
-inline constexpr int kPrepareThreads = 256;
-inline constexpr int kJobRows = 128;         ///< rows of Q, K or V that a quantising job takes
+inline constexpr int kWorkers = 256;  ///< threads that work; 32 more bring the rows
+inline constexpr int kPrepareThreads = kWorkers + 32;
+inline constexpr int kJobRows = 128;         ///< rows of a stage, and of Q, K or V that a quantising job takes
 inline constexpr int kStatisticsRows = 512;  ///< rows of a job that gathers means and maxima
+inline constexpr int kDeltaRows = 32;        ///< blocks of queries whose dS is computed at a time
 
 struct PrepareParams {
   TensorView q, k, v;
@@ -27,7 +31,7 @@ struct PrepareParams {
   int is_causal, causal_shift;
   DType dtype;
   float top;                    ///< largest code of Q and K
-  bool wide_q, wide_k, wide_v;  ///< rows are aligned for loads of 16 bytes
+  bool wide_q, wide_k, wide_v;  ///< rows are aligned for bulk copies
 };
 
 /// Counters in device memory, zero at the start. [heads] arrays follow the ticket.
@@ -36,19 +40,20 @@ struct Progress {
   int* next_tile;  ///< of the attention kernel
   int* k_chunks;   ///< statistics jobs that are done
   int* v_chunks;
-  int* k_ready;  ///< the mean is there
-  int* v_ready;  ///< scales and mean are there
-  int* q_done;   ///< blocks of Q (all heads of the group) whose means are there
+  int* k_ready;   ///< the mean is there
+  int* v_ready;   ///< scales and mean are there
+  int* q_blocks;  ///< blocks of Q (all heads of the group) whose means are there
+  int* q_ready;   ///< all of them are, and their products with K's mean
 };
 inline constexpr std::size_t kProgressHead = 64;  ///< bytes before the arrays
 inline std::size_t progress_bytes(std::int64_t kv_count) {
-  return kProgressHead + static_cast<std::size_t>(kv_count) * 5 * sizeof(int);
+  return kProgressHead + static_cast<std::size_t>(kv_count) * 6 * sizeof(int);
 }
 __device__ __forceinline__ Progress progress_of(const PrepareParams& p) {
   auto* const head = reinterpret_cast<int*>(p.base + p.at.progress);
   auto* const arrays = reinterpret_cast<int*>(p.base + p.at.progress + kProgressHead);
   const std::int64_t n = p.kv_count;
-  return {head, head + 1, arrays, arrays + n, arrays + 2 * n, arrays + 3 * n, arrays + 4 * n};
+  return {head, head + 1, arrays, arrays + n, arrays + 2 * n, arrays + 3 * n, arrays + 4 * n, arrays + 5 * n};
 }
 
 template <class T>
@@ -56,10 +61,48 @@ __device__ __forceinline__ T* part(const PrepareParams& p, std::size_t offset) {
   return reinterpret_cast<T*>(p.base + offset);
 }
 
-/// Eight channels of a token.
-template <class T>
-struct alignas(16) Chunk {
-  T x[8];
+enum class JobKind : int { k_statistics, v_statistics, q_codes, k_codes, v_codes, none };
+
+/// What lies in a stage: rows first .. first + count - 1 of a head (of Q's heads or of K's).
+struct Tile {
+  JobKind kind;
+  int head, first, count;
+  int pitch;   ///< bytes between rows
+  int copied;  ///< zero: the tensor's rows are not aligned, and the workers load them themselves
+};
+
+/// The scale's inverse, a little less and a little more: between x below and x above lies the IEEE quotient x / scale.
+struct Scale {
+  float scale, below, above;
+};
+
+/// Mean of a channel; of V also its scale, and the scale's inverse, or 0 where it must be divided by.
+struct Channel {
+  float mean, scale, inverse;
+};
+
+template <int kDim>
+struct PrepareShared {
+  static constexpr int kChunks = kDim / 8;          ///< threads a row
+  static constexpr int kRows = kWorkers / kChunks;  ///< rows at a time
+  static constexpr int kPasses = kJobRows / kRows;  ///< of the workers over a stage
+  static constexpr int kRowBytes = 2 * kDim + 16;   ///< padding: 16-byte reads down a column touch all banks
+  static constexpr int kStages = kDim == 256 ? 1 : 2;
+  alignas(128) std::uint8_t raw[kStages][kJobRows * kRowBytes];
+  union {
+    double sums[kWorkers / 32][kDim];                            ///< of a warp
+    uint4 extremes[2][kRows][kChunks];                           ///< low, high
+    alignas(16) std::uint8_t q_mean[2][kDeltaRows * kRowBytes];  ///< high and low halves
+  };
+  Channel channel[kStages][kDim];
+  Tile tile[kStages];
+  // Of a stage, too: a worker that writes them has seen all others leave the tile before.
+  float mean[kStages][kDim];
+  float row_max[kStages][kJobRows];
+  Scale row_scale[kStages][kJobRows];
+  float shift[kDeltaRows];
+  Barrier full[kStages], empty[kStages];
+  int last;
 };
 
 /// The first element of a head; heads are counted over batch and heads.
@@ -71,41 +114,6 @@ __device__ __forceinline__ const T* head_of(const TensorView& t, std::int64_t he
   return static_cast<const T*>(t.data) + batch * t.stride_batch + inside * t.stride_head;
 }
 
-/// Channels first .. first + 7 of a row; zeros beyond head_dim.
-template <class T>
-__device__ __noinline__ Chunk<T> load_chunk_slowly(const T* row, int first, int head_dim) {
-  Chunk<T> out;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) out.x[i] = first + i < head_dim ? row[first + i] : T(0.0F);
-  return out;
-}
-
-/// Rows first_row + lane_row + pass kStep (below `end`; zeros beyond) of a head, one chunk each: all loads are on their
-/// way before the first is used. `wide`: rows are aligned for loads of 16 bytes.
-template <int kPasses, int kStep, class T>
-__device__ __forceinline__ void load_rows(Chunk<T> (&raw)[kPasses], const T* head, std::int64_t stride, int row,
-                                          int end, int channel, int head_dim, bool wide) {
-  const T* at = head + row * stride;
-  if (wide) {
-#pragma unroll
-    for (int pass = 0; pass < kPasses; ++pass) {
-      uint4 bits = {0, 0, 0, 0};
-      if (row + pass * kStep < end && channel < head_dim) {
-        const auto* const from = reinterpret_cast<const uint4*>(at + channel);
-        bits = __ldg(from);
-      }
-      *reinterpret_cast<uint4*>(&raw[pass]) = bits;
-      at += kStep * stride;
-    }
-  } else {
-#pragma unroll
-    for (int pass = 0; pass < kPasses; ++pass) {
-      raw[pass] = row + pass * kStep < end ? load_chunk_slowly(at, channel, head_dim) : Chunk<T>{};
-      at += kStep * stride;
-    }
-  }
-}
-
 template <class T>
 __device__ __forceinline__ float round_like(float x) {
   if constexpr (std::is_same_v<T, __half>) {
@@ -115,32 +123,61 @@ __device__ __forceinline__ float round_like(float x) {
   }
 }
 
-/// Publishes what this block has written and counts it; true for the block that completes `total`.
-__device__ __forceinline__ bool complete(int* counter, int total) {
-  __shared__ int last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) last = atomicAdd(counter, 1) == total - 1 ? 1 : 0;
-  __syncthreads();
-  if (last != 0) __threadfence();
+struct Eight {
+  float x[8];
+};
+
+/// Eight channels of a row.
+template <class T>
+__device__ __forceinline__ Eight to_floats(const uint4& raw) {
+  const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
+  Eight out;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (std::is_same_v<T, __half>) {
+      const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&words[i]));
+      out.x[2 * i] = pair.x;
+      out.x[2 * i + 1] = pair.y;
+    } else {
+      out.x[2 * i] = __uint_as_float(words[i] << 16);
+      out.x[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000U);
+    }
+  }
+  return out;
+}
+
+/// The workers' barrier.
+__device__ __forceinline__ void workers_sync() {
+  named_sync(1, kWorkers);
+}
+
+/// Adds to a counter in device memory; what this thread has seen written before is visible to whoever sees the sum.
+__device__ __forceinline__ int add_in_order(int* counter, int value) {
+  int before;
+  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;\n" : "=r"(before) : "l"(counter), "r"(value) : "memory");
+  return before;
+}
+
+/// Publishes what the workers have written and counts it; true for the job that completes `total`, which must read
+/// what others wrote past its first-level cache.
+__device__ __forceinline__ bool complete(int* counter, int total, int& last) {
+  workers_sync();
+  if (threadIdx.x == 0) last = add_in_order(counter, 1) == total - 1 ? 1 : 0;
+  workers_sync();
   return last != 0;
 }
 
-/// Waits until a counter has reached `value`. Jobs start in the order of their tickets and wait for earlier ones only.
-__device__ __forceinline__ void await(const int* counter, int value) {
-  if (threadIdx.x == 0) {
-    int seen;
-    do {
-      asm volatile("ld.acquire.gpu.global.s32 %0, [%1];\n" : "=r"(seen) : "l"(counter) : "memory");
-    } while (seen < value);
-  }
-  __syncthreads();
+/// Waits until a flag is set: one thread. Jobs start in the order of their tickets and wait for earlier ones only.
+__device__ __forceinline__ void await(const int* flag) {
+  int seen;
+  do {
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];\n" : "=r"(seen) : "l"(flag) : "memory");
+  } while (seen == 0);
 }
 
 __device__ __forceinline__ void publish(int* flag) {
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) atomicExch(flag, 1);
+  workers_sync();
+  if (threadIdx.x == 0) add_in_order(flag, 1);
 }
 
 /// Two numbers as E4M3, the first in the low byte.

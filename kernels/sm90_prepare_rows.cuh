@@ -1,8 +1,8 @@
 #pragma once
 
-#include "kernels/sm90_prepare.cuh"
+#include "kernels/sm90_prepare_ring.cuh"
 
-/// Quantising jobs of Q and K: 128 rows, one read, codes straight into tile images.
+/// Quantising jobs of Q and K: 128 rows, codes straight into tile images.
 namespace sage2::cuda::sm90 {
 
 template <class T>
@@ -12,24 +12,16 @@ struct alignas(16) Pairs {
   Pair<T> x[4];
 };
 template <class T>
-__device__ __forceinline__ Pairs<T> as_pairs(const Chunk<T>& chunk) {
-  return *reinterpret_cast<const Pairs<T>*>(&chunk);
+__device__ __forceinline__ Pairs<T> as_pairs(const uint4& raw) {
+  return *reinterpret_cast<const Pairs<T>*>(&raw);
 }
 
 inline constexpr float kMagic = 12582912.0F;  // 1.5 x 2^23: adding it leaves the nearest integer in the low bits
 
-/// The scale's inverse, a little less and a little more: between x below and x above lies the IEEE quotient x / scale.
-struct Scale {
-  float scale, below, above;
-};
 __device__ __forceinline__ Scale with_inverse(float scale) {
   const float inverse = 1.0F / scale;
   return {scale, inverse * (1 - 0x1p-21F), inverse * (1 + 0x1p-21F)};
 }
-
-struct Eight {
-  float x[8];
-};
 
 /// x / scale rounded to integers, plus kMagic: by IEEE division, as the definition says.
 __device__ __noinline__ Eight divide(Eight x, float scale, bool half_away, float top) {
@@ -72,29 +64,27 @@ __device__ __forceinline__ uint2 encode(const Eight& x, const Scale& s, bool hal
   return out;
 }
 
-/// Shared memory of a job on rows.
+/// Sums of each channel over the rows the workers hold, one channel a thread (0 beyond kDim); the order is fixed.
 template <int kDim>
-struct RowsShared {
-  static constexpr int kChunks = kDim / 8;                 ///< threads a row
-  static constexpr int kRows = kPrepareThreads / kChunks;  ///< rows at a time
-  double sums[kRows][kDim];
-  float mean[kDim];
-  float row_max[kJobRows];
-  Scale row_scale[kJobRows];
-};
-
-/// Sums of each channel over the rows a block holds, into s.sums[0]; the order is fixed.
-template <int kDim>
-__device__ __forceinline__ void add_up(RowsShared<kDim>& s, const double (&sum)[8], int lane_row, int chunk) {
+__device__ __forceinline__ double add_up(PrepareShared<kDim>& s, double (&sum)[8], int chunk) {
+  constexpr int kChunks = PrepareShared<kDim>::kChunks;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) s.sums[lane_row][chunk * 8 + i] = sum[i];
-  __syncthreads();
-  if (threadIdx.x < kDim) {
-    double total = 0;
-    for (int r = 0; r < RowsShared<kDim>::kRows; ++r) total += s.sums[r][threadIdx.x];
-    s.sums[0][threadIdx.x] = total;
+  for (int step = 16; step >= kChunks; step /= 2) {  // rows that a warp holds
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum[i] += __shfl_xor_sync(~0U, sum[i], step);
   }
-  __syncthreads();
+  workers_sync();  // the sums before these have been read
+  if (threadIdx.x % 32 < kChunks) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) s.sums[threadIdx.x / 32][chunk * 8 + i] = sum[i];
+  }
+  workers_sync();
+  double total = 0;
+  if (threadIdx.x < kDim) {
+#pragma unroll
+    for (int warp = 0; warp < kWorkers / 32; ++warp) total += s.sums[warp][threadIdx.x];
+  }
+  return total;
 }
 
 /// Query rows that share a scale.
@@ -114,71 +104,74 @@ __device__ __forceinline__ float scale_of(float amax, bool half_away, float top)
   return half_away ? amax / top + 1e-7F : fmaxf(1e-7F, amax) / top;
 }
 
-/// Quantises rows first .. first + 127 of a head. kSubtract: `mean` is subtracted from every row (null for zeros), or,
-/// of queries, the block's own mean, which is kept for dS.
+/// Quantises the rows of a tile. kSubtract: the mean is subtracted from every row: K's, or of queries the tile's own,
+/// which is kept for dS. K's rows stay in the stage if `keep`.
 template <int kDim, class T, bool kIsQ, bool kSubtract>
-__device__ void quantize_rows(const PrepareParams& p, RowsShared<kDim>& s, std::int64_t head, int first,
-                              const float* mean) {
-  constexpr int kChunks = RowsShared<kDim>::kChunks;
-  constexpr int kRows = RowsShared<kDim>::kRows;
-  constexpr int kPasses = kJobRows / kRows;
-  const TensorView& tensor = kIsQ ? p.q : p.k;
-  const int length = kIsQ ? p.q_len : p.kv_len;
-  const int chunk = threadIdx.x % kChunks;
-  const int lane_row = threadIdx.x / kChunks;
-  const int count = min(kJobRows, length - first);
+__device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) {
+  using S = PrepareShared<kDim>;
+  const PrepareParams& p = ring.p;
+  S& s = ring.s;
+  const std::int64_t head = tile.head;
+  const int first = tile.first;
+  const int count = tile.count;
+  const int chunk = threadIdx.x % S::kChunks;
+  const int lane_row = threadIdx.x / S::kChunks;
   const bool half_away = p.options.gran == QkGran::per_thread;
+  const std::uint8_t* const from = ring.rows() + lane_row * tile.pitch + chunk * 16;
+  const int step = S::kRows * tile.pitch;
+  float* const row_maxima = s.row_max[ring.at.stage];
+  Scale* const row_scales = s.row_scale[ring.at.stage];
+  const auto raw = [&](int pass) { return *reinterpret_cast<const uint4*>(from + pass * step); };
 
-  Chunk<T> raw[kPasses];
-  load_rows<kPasses, kRows>(raw, head_of<T>(tensor, head), tensor.stride_token, first + lane_row, length, chunk * 8,
-                            p.head_dim, kIsQ ? p.wide_q : p.wide_k);
   float subtract[8];
   if constexpr (kSubtract) {
     if constexpr (kIsQ) {
       double sum[8] = {};
 #pragma unroll
-      for (int pass = 0; pass < kPasses; ++pass) {
+      for (int pass = 0; pass < S::kPasses; ++pass) {
+        const Eight x = to_floats<T>(raw(pass));
 #pragma unroll
-        for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(to_float(raw[pass].x[i]));
+        for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(x.x[i]);
       }
-      add_up(s, sum, lane_row, chunk);
+      const double total = add_up<kDim>(s, sum, chunk);
       if (threadIdx.x < kDim) {
-        const float m = static_cast<float>(s.sums[0][threadIdx.x] / static_cast<double>(count));
-        s.mean[threadIdx.x] = m;
+        const float m = static_cast<float>(total / static_cast<double>(count));
+        s.mean[ring.at.stage][threadIdx.x] = m;
         // Two 16-bit halves for the tensor cores that compute dS: [head][block][high, low][kDim].
         const float high = round_like<T>(m);
         T* const to = part<T>(p, p.at.q_mean) + (head * p.q_blocks + first / kMeanRows) * 2 * kDim + threadIdx.x;
         to[0] = static_cast<T>(high);
         to[kDim] = static_cast<T>(m - high);
       }
-      __syncthreads();
-      mean = s.mean;
-    }
+      workers_sync();
 #pragma unroll
-    for (int i = 0; i < 8; ++i) subtract[i] = mean != nullptr ? mean[chunk * 8 + i] : 0.0F;
+      for (int i = 0; i < 8; ++i) subtract[i] = s.mean[ring.at.stage][chunk * 8 + i];
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) subtract[i] = ring.channels()[chunk * 8 + i].mean;
+    }
   }
   const auto smoothed = [&](int pass) {
-    Eight x;
+    Eight x = to_floats<T>(raw(pass));
+    if constexpr (kSubtract) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      x.x[i] = to_float(raw[pass].x[i]);
-      if constexpr (kSubtract) x.x[i] = x.x[i] - subtract[i];
+      for (int i = 0; i < 8; ++i) x.x[i] = x.x[i] - subtract[i];
     }
     return x;
   };
-  float row_max[kPasses];  // this thread's chunk of each of its rows
+  float row_max[S::kPasses];  // this thread's chunk of each of its rows
 #pragma unroll
-  for (int pass = 0; pass < kPasses; ++pass) {
+  for (int pass = 0; pass < S::kPasses; ++pass) {
     if constexpr (kSubtract) {
       const Eight x = smoothed(pass);
       float amax = 0;
 #pragma unroll
       for (int i = 0; i < 8; ++i) amax = fmaxf(amax, fabsf(x.x[i]));
-      row_max[pass] = pass * kRows + lane_row < count ? amax : 0.0F;
+      row_max[pass] = pass * S::kRows + lane_row < count ? amax : 0.0F;
     } else {
-      const auto x = as_pairs(raw[pass]);
+      const auto x = as_pairs<T>(raw(pass));
       const auto amax = __hmax2(__hmax2(__habs2(x.x[0]), __habs2(x.x[1])), __hmax2(__habs2(x.x[2]), __habs2(x.x[3])));
-      row_max[pass] = fmaxf(to_float(amax.x), to_float(amax.y));
+      row_max[pass] = fmaxf(__low2float(amax), __high2float(amax));
     }
   }
 
@@ -187,52 +180,53 @@ __device__ void quantize_rows(const PrepareParams& p, RowsShared<kDim>& s, std::
     // Maxima of several rows over the threads of a row: each exchange halves the rows that a thread answers for.
     int held = 0;
 #pragma unroll
-    for (int step = kChunks / 2, n = kPasses; step > 0; step /= 2) {
+    for (int distance = S::kChunks / 2, n = S::kPasses; distance > 0; distance /= 2) {
       if (n > 1) {
         n /= 2;
-        const bool upper = (chunk & step) != 0;
+        const bool upper = (chunk & distance) != 0;
 #pragma unroll
         for (int i = 0; i < n; ++i) {
-          const float keep = upper ? row_max[i + n] : row_max[i];
+          const float mine = upper ? row_max[i + n] : row_max[i];
           const float give = upper ? row_max[i] : row_max[i + n];
-          row_max[i] = fmaxf(keep, __shfl_xor_sync(~0U, give, step));
+          row_max[i] = fmaxf(mine, __shfl_xor_sync(~0U, give, distance));
         }
         held += upper ? n : 0;
       } else {
-        row_max[0] = fmaxf(row_max[0], __shfl_xor_sync(~0U, row_max[0], step));
+        row_max[0] = fmaxf(row_max[0], __shfl_xor_sync(~0U, row_max[0], distance));
       }
     }
-    constexpr int kSharers = kChunks > kPasses ? kChunks / kPasses : 1;
-    static_assert(kPasses <= kChunks);
-    if (chunk % kSharers == 0) s.row_max[held * kRows + lane_row] = row_max[0];
-    __syncthreads();
+    constexpr int kSharers = S::kChunks > S::kPasses ? S::kChunks / S::kPasses : 1;
+    static_assert(S::kPasses <= S::kChunks);
+    if (chunk % kSharers == 0) row_maxima[held * S::kRows + lane_row] = row_max[0];
+    workers_sync();
     if (threadIdx.x < query_groups(p.options.gran)) {
       const auto g = query_group(p.options.gran, threadIdx.x);
       float amax = 0;
-      for (int k = 0; k < g.count; ++k) amax = fmaxf(amax, s.row_max[g.first + g.step * k]);
+      for (int k = 0; k < g.count; ++k) amax = fmaxf(amax, row_maxima[g.first + g.step * k]);
       const Scale of_group = with_inverse(scale_of(amax, half_away, p.top));
-      for (int k = 0; k < g.count; ++k) s.row_scale[g.first + g.step * k] = of_group;
+      for (int k = 0; k < g.count; ++k) row_scales[g.first + g.step * k] = of_group;
     }
-    __syncthreads();
+    workers_sync();
     const int row = first + threadIdx.x;
     if (threadIdx.x < kJobRows && row < p.q_tiles * kTileRows) {
       part<float>(p, p.at.q_scale)[head * p.q_tiles * kTileRows + row] =
-          threadIdx.x < count ? s.row_scale[threadIdx.x].scale : 0.0F;
+          threadIdx.x < count ? row_scales[threadIdx.x].scale : 0.0F;
     }
   } else {
     // Keys 8i + 2t and 8i + 2t + 1 share a scale, and a thread's rows are a multiple of 8 apart.
-    static_assert(kRows % 8 == 0);
+    static_assert(S::kRows % 8 == 0);
     float amax = 0;
 #pragma unroll
-    for (int pass = 0; pass < kPasses; ++pass) amax = fmaxf(amax, row_max[pass]);
+    for (int pass = 0; pass < S::kPasses; ++pass) amax = fmaxf(amax, row_max[pass]);
 #pragma unroll
-    for (int step = kChunks / 2; step > 0; step /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0U, amax, step));
-    if (chunk == 0) s.row_max[lane_row] = amax;
-    __syncthreads();
+    for (int distance = S::kChunks / 2; distance > 0; distance /= 2)
+      amax = fmaxf(amax, __shfl_xor_sync(~0U, amax, distance));
+    if (chunk == 0) row_maxima[lane_row] = amax;
+    workers_sync();
     const int t = half_away ? lane_row / 2 % 4 : 0;
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      if (!half_away || r / 2 % 4 == t) amax = fmaxf(amax, s.row_max[r]);
+    for (int r = 0; r < S::kRows; ++r) {
+      if (!half_away || r / 2 % 4 == t) amax = fmaxf(amax, row_maxima[r]);
     }
     scale = with_inverse(scale_of(amax, half_away, p.top));
     if (chunk == 0 && lane_row < 8 && lane_row % 2 == 0) {
@@ -245,18 +239,20 @@ __device__ void quantize_rows(const PrepareParams& p, RowsShared<kDim>& s, std::
                               (head * (kIsQ ? p.q_tiles : p.k_tiles) + first / kTile) * (kTile * kDim) +
                               qk_offset(kTile, kDim, lane_row, chunk * 8);
   const int rows = kIsQ ? p.q_tiles * kTileRows - first : kTileKeys;  // that have a place in the image
-#pragma unroll
-  for (int pass = 0; pass < kPasses; ++pass) {
-    const int row = pass * kRows + lane_row;
-    if constexpr (kIsQ) scale = s.row_scale[row];
+  // Not unrolled further: jobs of all kinds run side by side, and their code has to fit into the instruction cache.
+#pragma unroll 2
+  for (int pass = 0; pass < S::kPasses; ++pass) {
+    const int row = pass * S::kRows + lane_row;
+    if constexpr (kIsQ) scale = row_scales[row];
     uint2 codes = encode(smoothed(pass), scale, half_away, p.top, p.options.e4m3_codes);
     if (row >= count) codes = {0, 0};
     // Rows of a thread are a multiple of 8 apart, so the exchange of chunks is the same for all of them.
     constexpr int kStep = kDim == 64 ? 64 : 128;
-    const int tile = pass * kRows / kTile;
-    const int at = tile * kTile * kDim + (pass * kRows - tile * kTile) * kStep;
+    const int into = pass * S::kRows / kTile;
+    const int at = into * kTile * kDim + (pass * S::kRows - into * kTile) * kStep;
     if (!kIsQ || row < rows) *reinterpret_cast<uint2*>(image + at) = codes;
   }
+  if (!keep) ring.release();
 }
 
 }  // namespace sage2::cuda::sm90

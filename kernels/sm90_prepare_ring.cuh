@@ -1,0 +1,222 @@
+#pragma once
+
+#include "kernels/sm90_prepare.cuh"
+
+/// The order of the jobs, and the ring that brings their rows.
+namespace sage2::cuda::sm90 {
+
+/// Jobs of one head: first the statistics of K and V and all of its queries, `lag` heads later the codes of K and V,
+/// while these are still in L2.
+struct JobCounts {
+  int k_statistics, v_statistics, q_blocks, tiles;
+  __host__ __device__ int early() const { return k_statistics + v_statistics + q_blocks; }
+  __host__ __device__ int late() const { return 2 * tiles; }
+};
+
+__host__ __device__ inline JobCounts job_counts(const PrepareParams& p) {
+  return {p.options.smooth_k ? p.chunks : 0, p.chunks, p.group * p.q_blocks, p.k_tiles};
+}
+
+/// Rows first .. end - 1 of a head.
+struct Job {
+  JobKind kind;
+  int head, first, end;
+};
+
+__device__ __forceinline__ Job job_of(const PrepareParams& p, int index) {
+  const JobCounts jobs = job_counts(p);
+  const int early = jobs.early();
+  const int late = jobs.late();
+  const int lead = p.lag * early;
+  const int both = (p.kv_count - p.lag) * (early + late);
+  int head, job;
+  if (index < lead) {
+    head = index / early;
+    job = index - head * early;
+  } else if (index - lead < both) {
+    index -= lead;
+    head = index / (early + late);
+    job = index - head * (early + late);
+    if (job < early) head += p.lag;
+  } else {
+    index -= lead + both;
+    const int further = index / late;
+    head = p.kv_count - p.lag + further;
+    job = early + index - further * late;
+  }
+  if (head >= p.kv_count) return {JobKind::none, 0, 0, 0};
+  const auto rows = [&](JobKind kind, int from, int number, int each, int length) {
+    return Job{kind, from, number * each, min((number + 1) * each, length)};
+  };
+  if (job < jobs.k_statistics) return rows(JobKind::k_statistics, head, job, kStatisticsRows, p.kv_len);
+  job -= jobs.k_statistics;
+  if (job < jobs.v_statistics) return rows(JobKind::v_statistics, head, job, kStatisticsRows, p.kv_len);
+  job -= jobs.v_statistics;
+  if (job < jobs.q_blocks) {
+    const int inside = job / p.q_blocks;
+    return rows(JobKind::q_codes, head * p.group + inside, job - inside * p.q_blocks, kJobRows, p.q_len);
+  }
+  job -= jobs.q_blocks;
+  if (job < jobs.tiles) return rows(JobKind::k_codes, head, job, kJobRows, p.kv_len);
+  return rows(JobKind::v_codes, head, job - jobs.tiles, kJobRows, p.kv_len);
+}
+
+/// The inverse that the division of floats works with: an approximation and one step of Newton's method.
+__device__ __forceinline__ float inverse_of(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return fmaf(y, fmaf(-x, y, 1.0F), y);
+}
+
+/// What a tile needs beside its rows: waits for it and leaves it in the stage. The whole warp.
+template <int kDim>
+__device__ __forceinline__ void bring_channels(const PrepareParams& p, Channel* to, JobKind kind, int head, int lane) {
+  const Progress progress = progress_of(p);
+  // Written by other blocks while this kernel runs: not through the read-only cache.
+  const auto value = [&](std::size_t offset, int c) { return __ldcg(part<float>(p, offset) + head * kDim + c); };
+  if (kind == JobKind::v_codes) {
+    if (lane == 0) await(progress.v_ready + head);
+    __syncwarp();
+    for (int c = lane; c < kDim; c += 32) {
+      const float scale = value(p.at.v_scale, c);
+      to[c] = {value(p.at.v_mean, c), scale, scale > 0x1p-80F && scale < 0x1p80F ? inverse_of(scale) : 0.0F};
+    }
+  } else if (kind == JobKind::k_codes) {
+    if (p.options.smooth_k) {
+      if (lane == 0) await(progress.k_ready + head);
+      __syncwarp();
+    }
+    for (int c = lane; c < kDim; c += 32) to[c].mean = p.options.smooth_k ? value(p.at.k_mean, c) : 0.0F;
+    if (p.options.smooth_q && lane == 0) await(progress.q_ready + head);
+  }
+}
+
+/// Starts the copies of a tile's rows.
+template <int kDim, class T>
+__device__ __forceinline__ void bring_rows(const PrepareParams& p, PrepareShared<kDim>& s, int stage, const Job& job,
+                                           int first, int lane) {
+  // K and V are looked at twice.
+  const std::uint64_t policy = cache_policy(job.kind != JobKind::k_statistics && job.kind != JobKind::v_statistics);
+  const bool is_q = job.kind == JobKind::q_codes;
+  const bool is_v = job.kind == JobKind::v_statistics || job.kind == JobKind::v_codes;
+  const TensorView& tensor = is_q ? p.q : (is_v ? p.v : p.k);
+  const bool wide = is_q ? p.wide_q : (is_v ? p.wide_v : p.wide_k);
+  const int count = min(kJobRows, job.end - first);
+  // Rows that are read down a column need the padding; others may come in one piece.
+  const bool by_columns = job.kind == JobKind::v_codes || (job.kind == JobKind::k_codes && p.options.smooth_q);
+  const bool one_piece = wide && tensor.stride_token == kDim && p.head_dim == kDim && !by_columns;
+  const int pitch = one_piece ? 2 * kDim : PrepareShared<kDim>::kRowBytes;
+  if (lane == 0) s.tile[stage] = {job.kind, job.head, first, count, pitch, wide ? 1 : 0};
+  Barrier& full = s.full[stage];
+  if (!wide) return full.arrive();
+  const T* from = head_of<T>(tensor, job.head) + first * tensor.stride_token;
+  if (one_piece) {
+    if (lane > 0) return full.arrive();
+    fence_before_bulk_copy();
+    full.expect(count * 2 * kDim);
+    bulk_copy(s.raw[stage], from, count * 2 * kDim, full, policy);
+  } else {
+    constexpr int kChunks = kDim / 8;
+    constexpr int kRows = 32 / kChunks;  // of one instruction
+    const int channel = lane % kChunks * 8;
+    const int row = lane / kChunks;
+    const bool beyond = channel >= p.head_dim;
+    from += row * tensor.stride_token + (beyond ? 0 : channel);
+    std::uint8_t* const to = s.raw[stage] + row * pitch + channel * 2;
+    const std::int64_t step = kRows * tensor.stride_token;
+#pragma unroll 8
+    for (int i = 0; i < kJobRows / kRows; ++i) {
+      const bool real = row + i * kRows < count;
+      copy_16(to + i * kRows * pitch, real ? from : tensor.data, !real || beyond, policy);
+      from += step;
+    }
+    full.arrive_after_copies();
+  }
+}
+
+/// The warp that keeps the ring full.
+template <int kDim, class T>
+__device__ void bring_jobs(const PrepareParams& p, PrepareShared<kDim>& s) {
+  const int lane = threadIdx.x % 32;
+  int* const tickets = progress_of(p).ticket;
+  RingPosition<PrepareShared<kDim>::kStages> at;
+  int next = 0;
+  if (lane == 0) next = atomicAdd(tickets, 1);
+  for (;;) {
+    const Job job = job_of(p, __shfl_sync(~0U, next, 0));
+    if (job.kind == JobKind::none) break;
+    if (lane == 0) next = atomicAdd(tickets, 1);
+    for (int first = job.first; first < job.end; first += kJobRows) {
+      s.empty[at.stage].wait(at.parity ^ 1);
+      bring_rows<kDim, T>(p, s, at.stage, job, first, lane);
+      bring_channels<kDim>(p, s.channel[at.stage], job.kind, job.head, lane);
+      __syncwarp();
+      if (lane == 0) s.full[at.stage].arrive();
+      at.advance();
+    }
+  }
+  s.empty[at.stage].wait(at.parity ^ 1);
+  if (lane == 0) s.tile[at.stage].kind = JobKind::none;
+  __syncwarp();
+  s.full[at.stage].arrive();
+  if (lane == 0) s.full[at.stage].arrive();
+}
+
+/// Channels first .. first + 7 of a row; zeros beyond head_dim.
+template <class T>
+__device__ __noinline__ uint4 load_chunk_slowly(const T* row, int first, int head_dim) {
+  alignas(16) T out[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) out[i] = first + i < head_dim ? row[first + i] : T(0.0F);
+  return *reinterpret_cast<const uint4*>(out);
+}
+
+/// Rows that the copies have left out: all of them where the tensor is not aligned; zeros beyond the last.
+template <int kDim, class T>
+__device__ __noinline__ void complete_rows(const PrepareParams& p, std::uint8_t* rows, const Tile& tile) {
+  constexpr int kChunks = PrepareShared<kDim>::kChunks;
+  const bool is_v = tile.kind == JobKind::v_statistics || tile.kind == JobKind::v_codes;
+  const TensorView& tensor = tile.kind == JobKind::q_codes ? p.q : (is_v ? p.v : p.k);
+  const T* const head = head_of<T>(tensor, tile.head);
+  const int first = tile.copied != 0 ? tile.count * kChunks : 0;
+  for (int i = first + static_cast<int>(threadIdx.x); i < kJobRows * kChunks; i += kWorkers) {
+    const int row = i / kChunks;
+    const int chunk = i % kChunks;
+    uint4 bits = {0, 0, 0, 0};
+    if (row < tile.count) {
+      bits = load_chunk_slowly(head + (tile.first + row) * tensor.stride_token, chunk * 8, p.head_dim);
+    }
+    *reinterpret_cast<uint4*>(rows + row * tile.pitch + chunk * 16) = bits;
+  }
+  fence_before_bulk_copy();
+  workers_sync();
+}
+
+/// A worker's place in the ring.
+template <int kDim, class T>
+struct Ring {
+  using Shared = PrepareShared<kDim>;
+  const PrepareParams& p;
+  Shared& s;
+  RingPosition<Shared::kStages> at = {};
+
+  /// Waits for the next tile. Rows beyond the last are zeros.
+  __device__ __forceinline__ Tile take() {
+    s.full[at.stage].wait(at.parity);
+    const Tile tile = s.tile[at.stage];
+    if (tile.kind != JobKind::none && (tile.copied == 0 || tile.count < kJobRows)) {
+      complete_rows<kDim, T>(p, rows(), s.tile[at.stage]);
+    }
+    return tile;
+  }
+  [[nodiscard]] __device__ __forceinline__ std::uint8_t* rows() const { return s.raw[at.stage]; }
+  [[nodiscard]] __device__ __forceinline__ const Channel* channels() const { return s.channel[at.stage]; }
+  /// This warp needs the stage no longer.
+  __device__ __forceinline__ void release() {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) s.empty[at.stage].arrive();
+    at.advance();
+  }
+};
+
+}  // namespace sage2::cuda::sm90
