@@ -28,15 +28,7 @@ std::size_t host_bytes() {
 
 HostHeads host_heads(const CellBits& bits, const Chunk& chunk, const EvaluationPlan& plan) {
   const auto& cell = bits.cell();
-  HostHeads heads;
-  heads.dtypes = cell.dtypes;
-  heads.dtype = cell.dtype;
-  heads.q_len = cell.shape.q_len;
-  heads.kv_len = cell.shape.kv_len;
-  heads.head_dim = cell.shape.head_dim;
-  heads.is_causal = cell.is_causal;
-  heads.causal_align = cell.causal_align;
-  heads.sm_scale = cell.sm_scale;
+  auto heads = heads_of(cell);
   heads.first_row = chunk.first_row;
   heads.row_count = chunk.rows;
   for (const auto& group : chunk.groups) {

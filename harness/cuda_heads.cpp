@@ -58,6 +58,20 @@ void attend(const DeviceHeads& heads, const Variant& variant, cuda::DeviceBuffer
 
 }  // namespace
 
+HostHeads heads_of(const CellInfo& cell) {
+  HostHeads heads;
+  heads.dtypes = cell.dtypes;
+  heads.dtype = cell.dtype;
+  heads.q_len = cell.shape.q_len;
+  heads.kv_len = cell.shape.kv_len;
+  heads.head_dim = cell.shape.head_dim;
+  heads.is_causal = cell.is_causal;
+  heads.causal_align = cell.causal_align;
+  heads.sm_scale = cell.sm_scale;
+  heads.row_count = cell.shape.q_len;
+  return heads;
+}
+
 std::size_t HostHeads::bytes() const {
   std::size_t sum = rows.size() * sizeof(std::uint32_t);
   for (const auto* heads : {&q, &k, &v}) {

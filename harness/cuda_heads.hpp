@@ -31,6 +31,9 @@ struct HostHeads {
   [[nodiscard]] std::size_t bytes() const;
 };
 
+/// What is known of a cell before its heads: formats, sizes, mask and scale, all rows wanted.
+[[nodiscard]] HostHeads heads_of(const CellInfo& cell);
+
 /// The same on a device.
 class DeviceHeads {
  public:

@@ -48,22 +48,8 @@ Matrix widened(const std::vector<std::byte>& bits, DType dtype, std::size_t rows
   return m;
 }
 
-HostHeads empty_heads(const CellInfo& cell) {
-  HostHeads heads;
-  heads.dtypes = cell.dtypes;
-  heads.dtype = cell.dtype;
-  heads.q_len = cell.shape.q_len;
-  heads.kv_len = cell.shape.kv_len;
-  heads.head_dim = cell.shape.head_dim;
-  heads.is_causal = cell.is_causal;
-  heads.causal_align = cell.causal_align;
-  heads.sm_scale = cell.sm_scale;
-  heads.row_count = cell.shape.q_len;
-  return heads;
-}
-
 HostHeads synthetic_heads(const VerifyCase& what, std::uint64_t seed) {
-  auto heads = empty_heads(what.cell);
+  auto heads = heads_of(what.cell);
   const auto& s = what.cell.shape;
   const auto make = [&](TensorName name, std::size_t head) {
     return stored(synth_head(what.kind, seed, what.cell, name, 0, head), what.cell.dtype);
@@ -76,7 +62,7 @@ HostHeads synthetic_heads(const VerifyCase& what, std::uint64_t seed) {
 
 /// The first key/value heads of the first batch entry, with all their query heads.
 HostHeads captured_heads(const CaptureReader& reader, const CellInfo& cell) {
-  auto heads = empty_heads(cell);
+  auto heads = heads_of(cell);
   const auto& s = cell.shape;
   const std::size_t group = s.q_heads / s.kv_heads;
   const auto kv_heads = std::clamp<std::size_t>(kScoresOfACell / (s.q_len * s.kv_len * group), 1, s.kv_heads);
