@@ -86,6 +86,11 @@ __device__ __forceinline__ void fence_before_bulk_copy() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 
+/// What this thread knows to be written, in shared or device memory, comes before its later bulk copies.
+__device__ __forceinline__ void fence_before_copy_of_results() {
+  asm volatile("fence.proxy.async;\n" ::: "memory");
+}
+
 /// Waits for `threads` threads at hardware barrier `id` (1..15; 0 is __syncthreads).
 __device__ __forceinline__ void named_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");

@@ -27,14 +27,19 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
       case JobKind::q_codes:
         if (p.options.smooth_q) {
           quantize_rows<kDim, T, true, true>(ring, tile, false);
-          count_mean<kDim, T>(p, s, tile.head / p.group);
         } else {
           quantize_rows<kDim, T, true, false>(ring, tile, false);
         }
         break;
       case JobKind::k_codes:
-        quantize_rows<kDim, T, false, true>(ring, tile, p.options.smooth_q);
-        if (p.options.smooth_q) delta_scores<kDim, T>(ring, tile);
+        if (p.options.smooth_q) {
+          const DeltaRange range = delta_range<kDim>(p, tile);
+          begin_means<kDim, T>(ring, range);
+          quantize_rows<kDim, T, false, true>(ring, tile, true);
+          delta_scores<kDim, T>(ring, tile, range);
+        } else {
+          quantize_rows<kDim, T, false, true>(ring, tile, false);
+        }
         break;
       case JobKind::v_codes:
         v_codes<kDim, T>(ring, tile);
@@ -59,6 +64,10 @@ __global__ void __launch_bounds__(kPrepareThreads, kBlocks<kDim>)
     for (int i = 0; i < S::kStages; ++i) {
       s.full[i].init(33);
       s.empty[i].init(kWorkers / 32);
+    }
+    for (int i = 0; i < S::kSlots; ++i) {
+      s.means_full[i].init(1);
+      s.means_empty[i].init(kWorkers / 32);
     }
     fence_barrier_init();
   }
@@ -103,6 +112,7 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.q_tiles = (p.q_len + kTileRows - 1) / kTileRows;
   p.k_tiles = (p.kv_len + kTileKeys - 1) / kTileKeys;
   p.q_blocks = (p.q_len + kMeanRows - 1) / kMeanRows;
+  p.q_groups = (p.q_blocks + kMeanGroup - 1) / kMeanGroup;
   p.chunks = (p.kv_len + kStatisticsRows - 1) / kStatisticsRows;
   // The second look comes when the first is surely over; a shorter lag saves memory traffic, but blocks then wait. With
   // smooth Q, codes of K need all of a head's Q too: these come first for all heads, which is faster than any lag.
@@ -167,8 +177,7 @@ Workspace plan_workspace(const DeviceProblem& problem, const PrepareOptions& opt
   w.k_mean = take(kv_count * dim * sizeof(float));
   w.k_sums = take(options.smooth_k ? kv_count * p.chunks * dim * sizeof(double) : 0);
   w.v_partial = take(kv_count * p.chunks * 3 * dim * sizeof(double));
-  w.q_mean = take(options.smooth_q ? q_count * p.q_blocks * 2 * dim * sizeof(std::uint16_t) : 0);
-  w.q_shift = take(options.smooth_q ? q_count * p.q_blocks * sizeof(float) : 0);
+  w.q_mean = take(options.smooth_q ? q_count * p.q_groups * mean_group_bytes(static_cast<int>(dim)) : 0);
   w.delta_s = take(options.smooth_q ? q_count * p.q_blocks * keys * sizeof(float) : 0);
   w.lse_shift = take(with_lse && options.smooth_k ? q_count * p.q_len * sizeof(float) : 0);
   return w;

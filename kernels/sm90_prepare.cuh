@@ -16,7 +16,7 @@ inline constexpr int kWorkers = 256;  ///< threads that work; 32 more bring the 
 inline constexpr int kPrepareThreads = kWorkers + 32;
 inline constexpr int kJobRows = 128;         ///< rows of a stage, and of Q, K or V that a quantising job takes
 inline constexpr int kStatisticsRows = 512;  ///< rows of a job that gathers means and maxima
-inline constexpr int kDeltaRows = 32;        ///< blocks of queries whose dS is computed at a time
+inline constexpr int kMeanGroup = 16;        ///< blocks of queries whose means lie together
 
 struct PrepareParams {
   TensorView q, k, v;
@@ -26,6 +26,7 @@ struct PrepareParams {
   int q_count, kv_count, group;  ///< group: query heads that share a key/value head
   int q_len, kv_len, head_dim;
   int q_tiles, k_tiles, q_blocks, chunks;  ///< chunks: statistics jobs of a head
+  int q_groups;                            ///< of kMeanGroup blocks of a query head
   int lag;                                 ///< heads between the first and the second look at K and V
   float sm_scale;
   int is_causal, causal_shift;
@@ -43,17 +44,16 @@ struct Progress {
   int* k_ready;   ///< the mean is there
   int* v_ready;   ///< scales and mean are there
   int* q_blocks;  ///< blocks of Q (all heads of the group) whose means are there
-  int* q_ready;   ///< all of them are, and their products with K's mean
 };
 inline constexpr std::size_t kProgressHead = 64;  ///< bytes before the arrays
 inline std::size_t progress_bytes(std::int64_t kv_count) {
-  return kProgressHead + static_cast<std::size_t>(kv_count) * 6 * sizeof(int);
+  return kProgressHead + static_cast<std::size_t>(kv_count) * 5 * sizeof(int);
 }
 __device__ __forceinline__ Progress progress_of(const PrepareParams& p) {
   auto* const head = reinterpret_cast<int*>(p.base + p.at.progress);
   auto* const arrays = reinterpret_cast<int*>(p.base + p.at.progress + kProgressHead);
   const std::int64_t n = p.kv_count;
-  return {head, head + 1, arrays, arrays + n, arrays + 2 * n, arrays + 3 * n, arrays + 4 * n, arrays + 5 * n};
+  return {head, head + 1, arrays, arrays + n, arrays + 2 * n, arrays + 3 * n, arrays + 4 * n};
 }
 
 template <class T>
@@ -81,6 +81,12 @@ struct Channel {
   float mean, scale, inverse;
 };
 
+/// Means of 16 blocks of queries as the tensor cores take them, [high, low half][kDim / 16][lane][eight 16-bit
+/// numbers], then their 16 products with K's mean.
+constexpr int mean_group_bytes(int dim) {
+  return 2 * kMeanGroup * dim * 2 + kMeanGroup * 4;
+}
+
 template <int kDim>
 struct PrepareShared {
   static constexpr int kChunks = kDim / 8;          ///< threads a row
@@ -88,11 +94,13 @@ struct PrepareShared {
   static constexpr int kPasses = kJobRows / kRows;  ///< of the workers over a stage
   static constexpr int kRowBytes = 2 * kDim + 16;   ///< padding: 16-byte reads down a column touch all banks
   static constexpr int kStages = kDim == 256 ? 1 : 2;
+  static constexpr int kSlots = 2;                     ///< of means of queries
+  static constexpr int kGroups = kDim == 256 ? 1 : 2;  ///< of kMeanGroup blocks in a slot
   alignas(128) std::uint8_t raw[kStages][kJobRows * kRowBytes];
   union {
-    double sums[kWorkers / 32][kDim];                            ///< of a warp
-    uint4 extremes[2][kRows][kChunks];                           ///< low, high
-    alignas(16) std::uint8_t q_mean[2][kDeltaRows * kRowBytes];  ///< high and low halves
+    double sums[kWorkers / 32][kDim];   ///< of a warp
+    uint4 extremes[2][kRows][kChunks];  ///< low, high
+    alignas(128) std::uint8_t q_means[kSlots][kGroups * mean_group_bytes(kDim)];
   };
   Channel channel[kStages][kDim];
   Tile tile[kStages];
@@ -100,8 +108,8 @@ struct PrepareShared {
   float mean[kStages][kDim];
   float row_max[kStages][kJobRows];
   Scale row_scale[kStages][kJobRows];
-  float shift[kDeltaRows];
   Barrier full[kStages], empty[kStages];
+  Barrier means_full[kSlots], means_empty[kSlots];
   int last;
 };
 
@@ -167,12 +175,18 @@ __device__ __forceinline__ bool complete(int* counter, int total, int& last) {
   return last != 0;
 }
 
-/// Waits until a flag is set: one thread. Jobs start in the order of their tickets and wait for earlier ones only.
-__device__ __forceinline__ void await(const int* flag) {
+/// The same where nobody needs the sum.
+__device__ __forceinline__ void count_in_order(int* counter) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], 1;\n" ::"l"(counter) : "memory");
+}
+
+/// Waits until a counter is at `total`: one thread. Jobs start in the order of their tickets and wait for earlier ones
+/// only.
+__device__ __forceinline__ void await(const int* counter, int total) {
   int seen;
   do {
-    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];\n" : "=r"(seen) : "l"(flag) : "memory");
-  } while (seen == 0);
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];\n" : "=r"(seen) : "l"(counter) : "memory");
+  } while (seen < total);
 }
 
 __device__ __forceinline__ void publish(int* flag) {

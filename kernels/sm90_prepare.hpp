@@ -25,7 +25,7 @@ struct PrepareOptions {
 struct Workspace {
   std::size_t progress, progress_bytes;  ///< counters: zeroed before each launch
   std::size_t q, k, v, q_scale, k_scale, v_scale, v_mean, delta_s;
-  std::size_t k_mean, k_sums, v_partial, q_mean, q_shift;
+  std::size_t k_mean, k_sums, v_partial, q_mean;
   std::size_t lse_shift;
   std::size_t bytes;
 };

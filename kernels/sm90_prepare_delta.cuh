@@ -27,44 +27,63 @@ __device__ __forceinline__ void load_matrix(std::uint32_t (&a)[4], const void* r
                : "r"(shared_address(row)));
 }
 
-/// Counts a block of queries whose mean is written. The last one of all heads of a group computes the products of these
-/// means with K's mean, by which dS is shifted.
+/// The blocks of queries that see a key tile, in chunks of kGroups groups that share a query head.
+struct DeltaRange {
+  int head;         ///< of K
+  int least;        ///< blocks before it do not see the tile: nobody reads their dS
+  int first_group;  ///< that of `least`
+  int per_head, chunks;
+};
+template <int kDim>
+__device__ __forceinline__ DeltaRange delta_range(const PrepareParams& p, const Tile& tile) {
+  constexpr int kGroups = PrepareShared<kDim>::kGroups;
+  const int least = p.is_causal ? min(p.q_blocks, max(0, tile.first - p.causal_shift) / kMeanRows) : 0;
+  const int first_group = least / kMeanGroup;
+  const int per_head = least < p.q_blocks ? (p.q_groups - first_group + kGroups - 1) / kGroups : 0;
+  return {tile.head, least, first_group, per_head, p.group * per_head};
+}
+
+/// The query head of a chunk, within those that share the tile, its first group and the number of them.
+struct DeltaChunk {
+  int head, group, groups;
+};
+template <int kDim>
+__device__ __forceinline__ DeltaChunk delta_chunk(const PrepareParams& p, const DeltaRange& range, int i) {
+  constexpr int kGroups = PrepareShared<kDim>::kGroups;
+  const int head = p.group == 1 ? 0 : i / range.per_head;
+  const int group = range.first_group + (i - head * range.per_head) * kGroups;
+  return {head, group, min(kGroups, p.q_groups - group)};
+}
+
+/// Starts the copy of a chunk's means once all warps have left its slot: one thread.
 template <int kDim, class T>
-__device__ void count_mean(const PrepareParams& p, PrepareShared<kDim>& s, int kv) {
-  const Progress progress = progress_of(p);
-  const int rows = p.group * p.q_blocks;
-  if (!complete(progress.q_blocks + kv, rows, s.last)) return;
-  if (p.options.smooth_k) {
-    if (threadIdx.x == 0) await(progress.k_ready + kv);
-    workers_sync();
-  }
-  const std::int64_t first = static_cast<std::int64_t>(kv) * rows;
-  const T* const q_mean = part<T>(p, p.at.q_mean) + first * 2 * kDim;
-  const float* const k_mean = part<float>(p, p.at.k_mean) + static_cast<std::int64_t>(kv) * kDim;
-  // Eight threads a row.
-  for (int from = 0; from < rows; from += kWorkers / 8) {
-    const int row = from + static_cast<int>(threadIdx.x) / 8;
-    const T* const mean = q_mean + min(row, rows - 1) * 2 * kDim;
-    float sum = 0;
-#pragma unroll 8
-    for (int c = threadIdx.x % 8; c < kDim; c += 8) {
-      const auto value = [&](int at) {
-        const unsigned short bits = __ldcg(reinterpret_cast<const unsigned short*>(mean) + at);
-        return to_float(*reinterpret_cast<const T*>(&bits));
-      };
-      sum = fmaf(value(c) + value(kDim + c), p.options.smooth_k ? __ldcg(k_mean + c) : 0.0F, sum);
-    }
-    for (int step = 4; step > 0; step /= 2) sum += __shfl_xor_sync(~0U, sum, step);
-    if (threadIdx.x % 8 == 0 && row < rows) part<float>(p, p.at.q_shift)[first + row] = sum;
-  }
-  publish(progress.q_ready + kv);
+__device__ __forceinline__ void bring_means(Ring<kDim, T>& ring, const DeltaRange& range, int i) {
+  const DeltaChunk chunk = delta_chunk<kDim>(ring.p, range, i);
+  const std::int64_t head = static_cast<std::int64_t>(range.head) * ring.p.group + chunk.head;
+  const std::uint32_t bytes = chunk.groups * mean_group_bytes(kDim);
+  const int slot = ring.means_in.stage;
+  ring.s.means_empty[slot].wait(ring.means_in.parity ^ 1);
+  fence_before_copy_of_results();
+  ring.s.means_full[slot].expect(bytes);
+  const std::uint8_t* const from =
+      part<std::uint8_t>(ring.p, ring.p.at.q_mean) + (head * ring.p.q_groups + chunk.group) * mean_group_bytes(kDim);
+  bulk_copy(ring.s.q_means[slot], from, bytes, ring.s.means_full[slot]);
+  ring.means_in.advance();
+}
+
+/// The first means come while K's codes are computed. Called before these: later, at the job's barrier, it is slower.
+template <int kDim, class T>
+__device__ __forceinline__ void begin_means(Ring<kDim, T>& ring, const DeltaRange& range) {
+  if (threadIdx.x != 0) return;
+  for (int i = 0; i < min(range.chunks, PrepareShared<kDim>::kSlots); ++i) bring_means<kDim, T>(ring, range, i);
 }
 
 /// dS of one key tile for every block of every query head of the group. K is taken as captured: its 16-bit values are
 /// exact operands. K' differs by its mean, which shifts a block's whole row of dS by a constant, and that is subtracted
-/// so that dS stays as small as the variant means it (the softmax would cancel it).
+/// so that dS stays as small as the variant means it (the softmax would cancel it). Warps wait for copies only, and not
+/// for each other.
 template <int kDim, class T>
-__device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile) {
+__device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaRange& range) {
   using S = PrepareShared<kDim>;
   const PrepareParams& p = ring.p;
   S& s = ring.s;
@@ -72,83 +91,65 @@ __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile) {
   const int g = lane / 4;
   const int t = lane % 4;
   const int key = threadIdx.x / 32 * 16;  // a warp's 16 keys, two columns of 8
-  // B: K^T, kept in registers over all blocks: b[k][2 n + half].
+  // B: K^T, kept in registers over all blocks: b[k][2 n + half]. Keys 4t and 4t + 1 are numbers 2t and 2t + 1 of the
+  // first column, 4t + 2 and 4t + 3 of the second: a thread gets dS of four keys in a row.
   std::uint32_t b[kDim / 16][4];
   {
-    const int row = min(key + lane / 16 * 8 + lane % 8, tile.count - 1);
+    const int row = min(key + lane % 8 / 2 * 4 + lane / 16 * 2 + lane % 2, tile.count - 1);
     const std::uint8_t* const from = ring.rows() + row * tile.pitch + lane / 8 % 2 * 16;
 #pragma unroll
     for (int k = 0; k < kDim / 16; ++k) load_matrix(b[k], from + k * 32);
   }
   ring.release();
   const float factor = static_cast<float>(static_cast<double>(p.sm_scale) * 1.4426950408889634);
-  // Rows of q_mean and of delta_s: the blocks of the first head, of the second, ... Blocks before `least` do not see
-  // the tile: nobody reads their dS. The others are counted through.
-  const int least = p.is_causal ? min(p.q_blocks, max(0, tile.first - p.causal_shift) / kMeanRows) : 0;
-  const int visible = p.q_blocks - least;
-  const int rows = p.group * visible;
-  const auto row_of = [&](int i) { return p.group == 1 ? least + i : i / visible * p.q_blocks + least + i % visible; };
-  const std::int64_t first_row = static_cast<std::int64_t>(tile.head) * p.group * p.q_blocks;
-  const auto* const q_mean = reinterpret_cast<const uint4*>(part<T>(p, p.at.q_mean) + first_row * 2 * kDim);
-  const float* const shifts = part<float>(p, p.at.q_shift) + first_row;
   const std::int64_t keys = static_cast<std::int64_t>(p.k_tiles) * kTileKeys;
-  float* const out = part<float>(p, p.at.delta_s) + first_row * keys + tile.first + key + 2 * t;
-
-  // The means of the next blocks are on their way while these are multiplied.
-  constexpr int kLoads = kDeltaRows * 2 * S::kChunks / kWorkers;
-  uint4 next[kLoads];
-  float next_shift = 0;
-  const auto load = [&](int first) {
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const int at = i * kWorkers + static_cast<int>(threadIdx.x);
-      const int row = row_of(min(first + at / (2 * S::kChunks), rows - 1));
-      next[i] = __ldcg(q_mean + row * 2 * S::kChunks + at % (2 * S::kChunks));
+  float* const out = part<float>(p, p.at.delta_s) + static_cast<std::int64_t>(tile.head) * p.group * p.q_blocks * keys +
+                     tile.first + key + 4 * t;
+  for (int i = 0; i < range.chunks; ++i) {
+    // The slot of the chunk before is the next one to be free.
+    if (threadIdx.x == 0 && i > 0 && i + S::kSlots - 1 < range.chunks) {
+      bring_means<kDim, T>(ring, range, i + S::kSlots - 1);
     }
-    if (threadIdx.x < kDeltaRows)
-      next_shift = __ldcg(shifts + row_of(min(first + static_cast<int>(threadIdx.x), rows - 1)));
-  };
-  if (rows > 0) load(0);
-  for (int first = 0; first < rows; first += kDeltaRows) {
-    workers_sync();
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const int at = i * kWorkers + static_cast<int>(threadIdx.x);
-      const int row = at / (2 * S::kChunks);
-      const int inside = at % (2 * S::kChunks);
-      *reinterpret_cast<uint4*>(s.q_mean[inside / S::kChunks] + row * S::kRowBytes + inside % S::kChunks * 16) =
-          next[i];
-    }
-    if (threadIdx.x < kDeltaRows) s.shift[threadIdx.x] = next_shift;
-    workers_sync();
-    if (first + kDeltaRows < rows) load(first + kDeltaRows);
-    float d[2][2][4] = {};
+    const DeltaChunk chunk = delta_chunk<kDim>(p, range, i);
+    const int slot = ring.means_out.stage;
+    s.means_full[slot].wait(ring.means_out.parity);
+    const std::uint8_t* const means = s.q_means[slot];
+    float d[S::kGroups][2][4] = {};  // a group beyond chunk.groups is not stored
+    float shift[S::kGroups][2];
 #pragma unroll
     for (int level = 1; level >= 0; --level) {  // the low halves first
 #pragma unroll
       for (int k = 0; k < kDim / 16; ++k) {
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          std::uint32_t a[4];
-          load_matrix(a, s.q_mean[level] + (m * 16 + lane % 16) * S::kRowBytes + k * 32 + lane / 16 * 16);
+        for (int m = 0; m < S::kGroups; ++m) {
+          const uint4 raw = *reinterpret_cast<const uint4*>(means + m * mean_group_bytes(kDim) +
+                                                            (level * (kDim / 16) + k) * 512 + lane * 16);
+          const std::uint32_t a[4] = {raw.x, raw.y, raw.z, raw.w};
           mma_16816<T>(d[m][0], a, b[k][0], b[k][1]);
           mma_16816<T>(d[m][1], a, b[k][2], b[k][3]);
         }
       }
     }
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
+    for (int m = 0; m < S::kGroups; ++m) {
+      const auto* const of = reinterpret_cast<const float*>(means + m * mean_group_bytes(kDim) + 64 * kDim);
+      shift[m][0] = of[g];
+      shift[m][1] = of[g + 8];
+    }
+    __syncwarp();
+    if (lane == 0) s.means_empty[slot].arrive();
+    ring.means_out.advance();
+    float* const to = out + (static_cast<std::int64_t>(chunk.head) * p.q_blocks + chunk.group * kMeanGroup) * keys;
+#pragma unroll
+    for (int m = 0; m < S::kGroups; ++m) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const int i = m * 16 + g + 8 * r;
-        if (first + i >= rows) continue;
-        const float shift = s.shift[i];
-        float* const to = out + row_of(first + i) * keys;
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          const float2 value = {(d[m][n][2 * r] - shift) * factor, (d[m][n][2 * r + 1] - shift) * factor};
-          *reinterpret_cast<float2*>(to + n * 8) = value;
-        }
+        const int row = m * kMeanGroup + g + 8 * r;
+        const int block = chunk.group * kMeanGroup + row;
+        if (block < range.least || block >= p.q_blocks) continue;
+        const auto value = [&](int n, int e) { return (d[m][n][2 * r + e] - shift[m][r]) * factor; };
+        // Streaming: these are as many bytes as Q at 8k tokens, and this kernel does not read them.
+        __stcs(reinterpret_cast<float4*>(to + row * keys), float4{value(0, 0), value(0, 1), value(1, 0), value(1, 1)});
       }
     }
   }

@@ -104,6 +104,33 @@ __device__ __forceinline__ float scale_of(float amax, bool half_away, float top)
   return half_away ? amax / top + 1e-7F : fmaxf(1e-7F, amax) / top;
 }
 
+/// Where the means of a block's group lie; `first` is a row of the block.
+template <int kDim>
+__device__ __forceinline__ std::uint8_t* mean_group(const PrepareParams& p, std::int64_t head, int first) {
+  const std::int64_t group = head * p.q_groups + first / (kMeanRows * kMeanGroup);
+  return part<std::uint8_t>(p, p.at.q_mean) + group * mean_group_bytes(kDim);
+}
+/// And a channel of a block within the high halves of its group: an operand A of m16n8k16.
+__device__ __forceinline__ int mean_offset(int first, int channel) {
+  const int row = first / kMeanRows % kMeanGroup;
+  const int lane = row % 8 * 4 + channel % 8 / 2;
+  return (channel / 16 * 32 + lane) * 16 + (row / 8 + channel / 8 % 2 * 2) * 4 + channel % 2 * 2;
+}
+
+/// The product of a block's mean, as its halves hold it, with K's mean, by which dS is shifted. A warp; eight threads
+/// would do.
+template <int kDim, class T>
+__device__ __forceinline__ float mean_shift(const float* q_mean, const Channel* k) {
+  float sum = 0;
+#pragma unroll 4
+  for (int c = threadIdx.x % 8; c < kDim; c += 8) {
+    const float high = round_like<T>(q_mean[c]);
+    sum = fmaf(high + round_like<T>(q_mean[c] - high), k[c].mean, sum);
+  }
+  for (int step = 4; step > 0; step /= 2) sum += __shfl_xor_sync(~0U, sum, step);
+  return sum;
+}
+
 /// Quantises the rows of a tile. kSubtract: the mean is subtracted from every row: K's, or of queries the tile's own,
 /// which is kept for dS. K's rows stay in the stage if `keep`.
 template <int kDim, class T, bool kIsQ, bool kSubtract>
@@ -137,11 +164,11 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
       if (threadIdx.x < kDim) {
         const float m = static_cast<float>(total / static_cast<double>(count));
         s.mean[ring.at.stage][threadIdx.x] = m;
-        // Two 16-bit halves for the tensor cores that compute dS: [head][block][high, low][kDim].
+        // Two 16-bit halves for the tensor cores that compute dS.
         const float high = round_like<T>(m);
-        T* const to = part<T>(p, p.at.q_mean) + (head * p.q_blocks + first / kMeanRows) * 2 * kDim + threadIdx.x;
-        to[0] = static_cast<T>(high);
-        to[kDim] = static_cast<T>(m - high);
+        std::uint8_t* const to = mean_group<kDim>(p, head, first) + mean_offset(first, threadIdx.x);
+        *reinterpret_cast<T*>(to) = static_cast<T>(high);
+        *reinterpret_cast<T*>(to + kMeanGroup * kDim * 2) = static_cast<T>(m - high);
       }
       workers_sync();
 #pragma unroll
@@ -206,7 +233,18 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
       const Scale of_group = with_inverse(scale_of(amax, half_away, p.top));
       for (int k = 0; k < g.count; ++k) row_scales[g.first + g.step * k] = of_group;
     }
+    // A warp that has no scale to compute; it counts the block after the barrier, which all means' writers have passed.
+    if constexpr (kSubtract) {
+      if (threadIdx.x >= kWorkers - 32) {
+        const float shift = mean_shift<kDim, T>(s.mean[ring.at.stage], ring.channels());
+        float* const to = reinterpret_cast<float*>(mean_group<kDim>(p, head, first) + 2 * kMeanGroup * kDim * 2);
+        if (threadIdx.x == kWorkers - 32) to[first / kMeanRows % kMeanGroup] = shift;
+      }
+    }
     workers_sync();
+    if constexpr (kSubtract) {
+      if (threadIdx.x == kWorkers - 32) count_in_order(progress_of(p).q_blocks + tile.head / p.group);
+    }
     const int row = first + threadIdx.x;
     if (threadIdx.x < kJobRows && row < p.q_tiles * kTileRows) {
       part<float>(p, p.at.q_scale)[head * p.q_tiles * kTileRows + row] =
