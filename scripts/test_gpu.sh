@@ -62,7 +62,10 @@ else
 fi
 if command -v compute-sanitizer >/dev/null; then
   for tool in "${tools[@]}"; do
-    step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 \
+    # Hopper's preparation is left out of two tools that do not follow it (docs/kernels.md, under the table).
+    exclude=()
+    if [ "$tool" != memcheck ]; then exclude=(--kernel-name-exclude kns=14prepare_kernel); fi
+    step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "${exclude[@]}" \
       "$sage2_eval" verify --tiny --accumulators 20000
   done
 else
