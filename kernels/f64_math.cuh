@@ -5,7 +5,26 @@
 /// FP64 building blocks of the reference: the tensor core's product and a power of two.
 namespace sage2::cuda {
 
-/// C += A B in FP64 on tensor cores: A [16, 16], B [16, 8], C [16, 8]. With g = lane / 4 and q = lane % 4 a lane holds
+/// C += A B in FP64 on tensor cores: A [16, 4], B [4, 8], C [16, 8]. With g = lane / 4 and q = lane % 4 a lane holds
+/// a[h] = A(g + 8h, q), b = B(q, g), c[2h + e] = C(g + 8h, 2q + e). Each result is a chain of fused multiply-adds over
+/// ascending k, so that it is to the last bit what one thread would get (tests/kernels/emulate_test.cpp).
+__device__ __forceinline__ void mma_16x8x4(double (&c)[4], double a0, double a1, double b) {
+#if __CUDA_ARCH__ >= 900
+  asm("mma.sync.aligned.m16n8k4.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+      : "+d"(c[0]), "+d"(c[1]), "+d"(c[2]), "+d"(c[3])
+      : "d"(a0), "d"(a1), "d"(b));
+#else
+  // Ampere has the smallest shape only; its fragments are parts of the large one's.
+  asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
+      : "+d"(c[0]), "+d"(c[1])
+      : "d"(a0), "d"(b));
+  asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
+      : "+d"(c[2]), "+d"(c[3])
+      : "d"(a1), "d"(b));
+#endif
+}
+
+/// The same of 16 k: A [16, 16], B [16, 8]. A lane holds
 /// a[2i + h] = A(g + 8h, q + 4i), b[i] = B(q + 4i, g), c[2h + e] = C(g + 8h, 2q + e).
 /// https://docs.nvidia.com/cuda/parallel-thread-execution/#warp-level-matrix-fragment-mma-16816-f64
 __device__ __forceinline__ void mma_16x8x16(double (&c)[4], const double (&a)[8], const double (&b)[4]) {
@@ -16,33 +35,8 @@ __device__ __forceinline__ void mma_16x8x16(double (&c)[4], const double (&a)[8]
       : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(a[4]), "d"(a[5]), "d"(a[6]), "d"(a[7]), "d"(b[0]), "d"(b[1]),
         "d"(b[2]), "d"(b[3]));
 #else
-  // Ampere has the smallest shape only; its fragments are parts of the large one's.
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
-          : "+d"(c[2 * h]), "+d"(c[2 * h + 1])
-          : "d"(a[2 * i + h]), "d"(b[i]));
-    }
-  }
-#endif
-}
-
-/// The same of 4 k: a[h] = A(g + 8h, q), b = B(q, g). Each result is a chain of fused multiply-adds over ascending k,
-/// so that it is to the last bit what one thread would get (tests/kernels/emulate_test.cpp).
-__device__ __forceinline__ void mma_16x8x4(double (&c)[4], double a0, double a1, double b) {
-#if __CUDA_ARCH__ >= 900
-  asm("mma.sync.aligned.m16n8k4.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-      : "+d"(c[0]), "+d"(c[1]), "+d"(c[2]), "+d"(c[3])
-      : "d"(a0), "d"(a1), "d"(b));
-#else
-  asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
-      : "+d"(c[0]), "+d"(c[1])
-      : "d"(a0), "d"(b));
-  asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
-      : "+d"(c[2]), "+d"(c[3])
-      : "d"(a1), "d"(b));
+  for (int i = 0; i < 4; ++i) mma_16x8x4(c, a[2 * i], a[2 * i + 1], b[i]);
 #endif
 }
 

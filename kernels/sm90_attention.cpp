@@ -13,15 +13,15 @@ template <int kDim>
 void launch_accurate(const AttentionParams& params, bool e4m3_codes, bool smooth_q, bool two_level,
                      cudaStream_t stream);
 template <int kDim>
-void launch_steps64(const AttentionParams& params, bool smooth_q, PvSum sum, cudaStream_t stream);
+void launch_steps64(const AttentionParams& params, bool smooth_q, PvAccum pv_accum, cudaStream_t stream);
 extern template void launch_fast<64>(const AttentionParams&, bool, bool, cudaStream_t);
 extern template void launch_fast<128>(const AttentionParams&, bool, bool, cudaStream_t);
 extern template void launch_fast<256>(const AttentionParams&, bool, bool, cudaStream_t);
 extern template void launch_accurate<64>(const AttentionParams&, bool, bool, bool, cudaStream_t);
 extern template void launch_accurate<128>(const AttentionParams&, bool, bool, bool, cudaStream_t);
 extern template void launch_accurate<256>(const AttentionParams&, bool, bool, bool, cudaStream_t);
-extern template void launch_steps64<64>(const AttentionParams&, bool, PvSum, cudaStream_t);
-extern template void launch_steps64<128>(const AttentionParams&, bool, PvSum, cudaStream_t);
+extern template void launch_steps64<64>(const AttentionParams&, bool, PvAccum, cudaStream_t);
+extern template void launch_steps64<128>(const AttentionParams&, bool, PvAccum, cudaStream_t);
 
 void set_shape(AttentionParams& a, const DeviceProblem& problem) {
   a.batch = static_cast<int>(problem.q.batch);
@@ -47,9 +47,13 @@ void set_shape(AttentionParams& a, const DeviceProblem& problem) {
 }
 
 bool compiled(const KernelChoice& choice) {
-  if (choice.keys != kTileKeys) return choice.accurate && !choice.e4m3_codes;
-  if (choice.sum == PvSum::two_level_fp16) return false;
-  if (!choice.accurate) return choice.sum == PvSum::two_level && (choice.e4m3_codes || !choice.smooth_q);
+  const bool two_level = choice.pv_accum == PvAccum::fp32_fp32;
+  const bool fp32 = two_level || choice.pv_accum == PvAccum::fp32;
+  if (choice.keys != kTileKeys) {
+    return choice.accurate && !choice.e4m3_codes && (fp32 || choice.pv_accum == PvAccum::fp32_fp16);
+  }
+  if (!fp32) return false;
+  if (!choice.accurate) return two_level && (choice.e4m3_codes || !choice.smooth_q);
   return !choice.e4m3_codes || !choice.smooth_q;
 }
 
@@ -59,12 +63,13 @@ void attention(const AttentionParams& params, const KernelChoice& choice, cudaSt
   }
   const int dim = padded_head_dim(params.head_dim);
   if (choice.keys != kTileKeys) {
-    return dim == 64 ? launch_steps64<64>(params, choice.smooth_q, choice.sum, stream)
-                     : launch_steps64<128>(params, choice.smooth_q, choice.sum, stream);
+    return dim == 64 ? launch_steps64<64>(params, choice.smooth_q, choice.pv_accum, stream)
+                     : launch_steps64<128>(params, choice.smooth_q, choice.pv_accum, stream);
   }
   const auto run = [&]<int kDim>() {
     if (choice.accurate) {
-      launch_accurate<kDim>(params, choice.e4m3_codes, choice.smooth_q, choice.sum == PvSum::two_level, stream);
+      const bool two_level = choice.pv_accum == PvAccum::fp32_fp32;
+      launch_accurate<kDim>(params, choice.e4m3_codes, choice.smooth_q, two_level, stream);
     } else {
       launch_fast<kDim>(params, choice.e4m3_codes, choice.smooth_q, stream);
     }

@@ -4,22 +4,16 @@
 
 #include "kernels/device_problem.hpp"
 #include "kernels/sm90_tiles.hpp"
+#include "reference/variant.hpp"
 
 /// Launching the Hopper attention kernel.
 namespace sage2::cuda::sm90 {
-
-/// How products of P V are summed over keys.
-enum class PvSum : std::uint8_t {
-  one_level,       ///< pv_accum fp32
-  two_level,       ///< fp32+fp32
-  two_level_fp16,  ///< fp32+fp16
-};
 
 /// Which of the compiled kernels.
 struct KernelChoice {
   bool e4m3_codes = false;  ///< codes of Q and K as E4M3 numbers instead of INT8
   bool smooth_q = false;
-  PvSum sum = PvSum::two_level;
+  PvAccum pv_accum = PvAccum::fp32_fp32;
   bool accurate = false;  ///< exp2 by the polynomial that the emulation uses, events counted; otherwise ex2.approx
   int keys = kTileKeys;   ///< of a softmax step: 128, or 64 as in Ada's geometry (params.group says what is summed)
 };

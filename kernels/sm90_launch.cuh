@@ -32,6 +32,6 @@ template <int kDim>
 void launch_accurate(const AttentionParams& params, bool e4m3_codes, bool smooth_q, bool two_level,
                      cudaStream_t stream);
 template <int kDim>
-void launch_steps64(const AttentionParams& params, bool smooth_q, PvSum sum, cudaStream_t stream);
+void launch_steps64(const AttentionParams& params, bool smooth_q, PvAccum pv_accum, cudaStream_t stream);
 
 }  // namespace sage2::cuda::sm90

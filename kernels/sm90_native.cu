@@ -172,9 +172,7 @@ void attend(const DeviceProblem& problem, const Variant& variant, const DeviceOp
   KernelChoice choice;
   choice.e4m3_codes = e4m3;
   choice.smooth_q = variant.smooth_q;
-  choice.sum = variant.pv_accum == PvAccum::fp32        ? PvSum::one_level
-               : variant.pv_accum == PvAccum::fp32_fp32 ? PvSum::two_level
-                                                        : PvSum::two_level_fp16;
+  choice.pv_accum = variant.pv_accum;
   choice.keys = step_keys;
   choice.accurate = true;
   attention(a, choice, stream);

@@ -34,7 +34,7 @@ Plan plan(const Variant& variant, bool accurate) {
   Plan plan;
   auto& kernel = plan.kernel;
   kernel.smooth_q = variant.smooth_q;
-  kernel.sum = variant.pv_accum == PvAccum::fp32_fp32 ? PvSum::two_level : PvSum::one_level;
+  kernel.pv_accum = variant.pv_accum;
   // INT4 codes are exact as E4M3 numbers too, whose products need no conversion to FP32.
   kernel.e4m3_codes = variant.q == Format::int4;
   kernel.accurate = accurate || !compiled(kernel);

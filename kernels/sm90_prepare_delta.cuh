@@ -1,30 +1,20 @@
 #pragma once
 
+#include "kernels/mma.cuh"
 #include "kernels/sm90_prepare_ring.cuh"
 
 /// dS of smooth Q, by tensor cores.
 namespace sage2::cuda::sm90 {
 
+/// d += a b, m16n8k16 in the tensors' own format.
 template <class T>
-__device__ __forceinline__ void mma_16816(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+__device__ __forceinline__ void mma_16bit(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                           std::uint32_t b1) {
   if constexpr (std::is_same_v<T, __half>) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    ptx::mma_f16(d, a, b0, b1);
   } else {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    ptx::mma_bf16(d, a, b0, b1);
   }
-}
-
-__device__ __forceinline__ void load_matrix(std::uint32_t (&a)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(shared_address(row)));
 }
 
 /// The blocks of queries that see a key tile, in chunks of kGroups groups that share a query head.
@@ -98,7 +88,7 @@ __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaR
     const int row = min(key + lane % 8 / 2 * 4 + lane / 16 * 2 + lane % 2, tile.count - 1);
     const std::uint8_t* const from = ring.rows() + row * tile.pitch + lane / 8 % 2 * 16;
 #pragma unroll
-    for (int k = 0; k < kDim / 16; ++k) load_matrix(b[k], from + k * 32);
+    for (int k = 0; k < kDim / 16; ++k) ptx::ldmatrix_x4(b[k], shared_address(from + k * 32));
   }
   ring.release();
   const float factor = static_cast<float>(static_cast<double>(p.sm_scale) * 1.4426950408889634);
@@ -125,8 +115,8 @@ __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaR
           const uint4 raw = *reinterpret_cast<const uint4*>(means + m * mean_group_bytes(kDim) +
                                                             (level * (kDim / 16) + k) * 512 + lane * 16);
           const std::uint32_t a[4] = {raw.x, raw.y, raw.z, raw.w};
-          mma_16816<T>(d[m][0], a, b[k][0], b[k][1]);
-          mma_16816<T>(d[m][1], a, b[k][2], b[k][3]);
+          mma_16bit<T>(d[m][0], a, b[k][0], b[k][1]);
+          mma_16bit<T>(d[m][1], a, b[k][2], b[k][3]);
         }
       }
     }
