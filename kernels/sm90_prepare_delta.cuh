@@ -126,8 +126,7 @@ __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaR
       shift[m][0] = of[g];
       shift[m][1] = of[g + 8];
     }
-    __syncwarp();
-    if (lane == 0) s.means_empty[slot].arrive();
+    s.means_empty[slot].arrive();
     ring.means_out.advance();
     float* const to = out + (static_cast<std::int64_t>(chunk.head) * p.q_blocks + chunk.group * kMeanGroup) * keys;
 #pragma unroll

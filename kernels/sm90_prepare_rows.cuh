@@ -35,7 +35,8 @@ __device__ __noinline__ Eight divide(Eight x, float scale, bool half_away, float
 }
 
 /// Eight codes of one row: x / scale rounded. Where both bounds of the quotient round alike, so does it.
-__device__ __forceinline__ uint2 encode(const Eight& x, const Scale& s, bool half_away, float top, bool e4m3) {
+template <bool kE4m3>
+__device__ __forceinline__ uint2 encode(const Eight& x, const Scale& s, bool half_away, float top) {
   Eight shifted;
   unsigned different = 0;
 #pragma unroll
@@ -45,7 +46,7 @@ __device__ __forceinline__ uint2 encode(const Eight& x, const Scale& s, bool hal
   }
   if (different != 0) shifted = divide(x, s.scale, half_away, top);
   uint2 out;
-  if (e4m3) {
+  if constexpr (kE4m3) {
     const auto pair = [&](int i) {
       return static_cast<unsigned>(e4m3_pair(shifted.x[i] - kMagic, shifted.x[i + 1] - kMagic));
     };
@@ -133,7 +134,7 @@ __device__ __forceinline__ float mean_shift(const float* q_mean, const Channel* 
 
 /// Quantises the rows of a tile. kSubtract: the mean is subtracted from every row: K's, or of queries the tile's own,
 /// which is kept for dS. K's rows stay in the stage if `keep`.
-template <int kDim, class T, bool kIsQ, bool kSubtract>
+template <int kDim, class T, bool kIsQ, bool kSubtract, bool kE4m3>
 __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) {
   using S = PrepareShared<kDim>;
   const PrepareParams& p = ring.p;
@@ -169,6 +170,13 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
         std::uint8_t* const to = mean_group<kDim>(p, head, first) + mean_offset(first, threadIdx.x);
         *reinterpret_cast<T*>(to) = static_cast<T>(high);
         *reinterpret_cast<T*>(to + kMeanGroup * kDim * 2) = static_cast<T>(m - high);
+        // A group is copied whole, so what lies behind the last block must be something.
+        for (int beyond = first + kMeanRows; beyond % (kMeanRows * kMeanGroup) != 0 && beyond >= p.q_len;
+             beyond += kMeanRows) {
+          std::uint8_t* const zero = mean_group<kDim>(p, head, first) + mean_offset(beyond, threadIdx.x);
+          *reinterpret_cast<T*>(zero) = T(0.0F);
+          *reinterpret_cast<T*>(zero + kMeanGroup * kDim * 2) = T(0.0F);
+        }
       }
       workers_sync();
 #pragma unroll
@@ -238,7 +246,10 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
       if (threadIdx.x >= kWorkers - 32) {
         const float shift = mean_shift<kDim, T>(s.mean[ring.at.stage], ring.channels());
         float* const to = reinterpret_cast<float*>(mean_group<kDim>(p, head, first) + 2 * kMeanGroup * kDim * 2);
-        if (threadIdx.x == kWorkers - 32) to[first / kMeanRows % kMeanGroup] = shift;
+        const int block = first / kMeanRows % kMeanGroup;
+        if (threadIdx.x == kWorkers - 32) to[block] = shift;
+        const int beyond = static_cast<int>(threadIdx.x) - (kWorkers - 32);
+        if (first + kMeanRows >= p.q_len && beyond > block && beyond < kMeanGroup) to[beyond] = 0;
       }
     }
     workers_sync();
@@ -282,7 +293,7 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
   for (int pass = 0; pass < S::kPasses; ++pass) {
     const int row = pass * S::kRows + lane_row;
     if constexpr (kIsQ) scale = row_scales[row];
-    uint2 codes = encode(smoothed(pass), scale, half_away, p.top, p.options.e4m3_codes);
+    uint2 codes = encode<kE4m3>(smoothed(pass), scale, half_away, p.top);
     if (row >= count) codes = {0, 0};
     // Rows of a thread are a multiple of 8 apart, so the exchange of chunks is the same for all of them.
     constexpr int kStep = kDim == 64 ? 64 : 128;
