@@ -105,14 +105,28 @@ __device__ __forceinline__ void softmax_tile(const Acc (&tile)[64], const float 
   const auto visible = [&](int i) { return (kFirst + i) / 4 * 8 + i % 2 < seen[i % 4 / 2]; };
 
   if constexpr (C::kSmoothQ) {
+    int bits[2] = {INT_MIN, INT_MIN};
 #pragma unroll
     for (int b = 0; b < kElements / 4; ++b) {
       const float2 d = *reinterpret_cast<const float2*>(delta + 2 * kFirst + 8 * b + 2 * t);
 #pragma unroll
       for (int i = 4 * b; i < 4 * b + 4; ++i) {
         x[i] = fmaf(static_cast<float>(acc[i]), factor(i), i % 2 == 0 ? d.x : d.y);
+        if (!kMasked || visible(i)) bits[i % 4 / 2] = max(bits[i % 4 / 2], __float_as_int(x[i]));
+      }
+    }
+    // As integers, of which one instruction compares three, positive scores come in their order and above negative
+    // ones, but these in the opposite order: a row's largest is right unless all of a thread's scores in it are
+    // negative, or one is NaN, which comes above infinity.
+    constexpr unsigned kInfinity = 0x7F800000U;
+    if (__any_sync(~0U, max(static_cast<unsigned>(bits[0]), static_cast<unsigned>(bits[1])) > kInfinity)) {
+#pragma unroll
+      for (int i = 0; i < kElements; ++i) {
         if (!kMasked || visible(i)) largest[i % 4 / 2] = fmaxf(largest[i % 4 / 2], x[i]);
       }
+    } else {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) largest[r] = __int_as_float(bits[r]);
     }
   } else if constexpr (C::kScaleAKey) {
 #pragma unroll
