@@ -23,8 +23,10 @@ struct Schedule {
   static constexpr int kConsumers = kConsumers_;  ///< warpgroups of 64 query rows
   static constexpr bool kTurns = kTurns_;         ///< warpgroups issue their products in turn
 };
-template <int kDim>
-using DefaultSchedule = Schedule<kDim == 256 ? 2 : 3>;
+/// Four warpgroups are what 64 columns of O leave registers for. The few more of dS would be spilled, those of the
+/// polynomial exp2 serialise the products.
+template <int kDim, bool kSmoothQ, class Exp>
+using DefaultSchedule = Schedule<kDim == 256 ? 2 : (kDim == 64 && !kSmoothQ && !Exp::kAccurate ? 4 : 3)>;
 
 /// Keys of one step of the online softmax, and where the tile's P V is summed: O_tile in FP16 instead of FP32. Steps of
 /// 64 keys are those of Ampere's and Ada's geometry; they compute PV for groups of 16 or 32 products (params.group).
@@ -35,8 +37,8 @@ struct Steps {
 };
 
 /// What the compiler must know. Everything else (masks, smooth V, GQA, output type) is decided at run time.
-template <int kDim_, bool kInt_, bool kSmoothQ_, bool kTwoLevel_, class Exp_, class Schedule_ = DefaultSchedule<kDim_>,
-          class Steps_ = Steps<kTileKeys>>
+template <int kDim_, bool kInt_, bool kSmoothQ_, bool kTwoLevel_, class Exp_,
+          class Schedule_ = DefaultSchedule<kDim_, kSmoothQ_, Exp_>, class Steps_ = Steps<kTileKeys>>
 struct Config {
   static constexpr int kDim = kDim_;             ///< 64, 128 or 256
   static constexpr bool kInt = kInt_;            ///< INT8 codes, or E4M3 ones (which hold INT4 exactly)
@@ -50,9 +52,12 @@ struct Config {
 
   static constexpr int kConsumers = Schedule_::kConsumers;
   static constexpr bool kTurns = Schedule_::kTurns;
+  /// Warpgroups skip tiles that none of their rows sees. (With dS at 128 columns this would spill in the main loop.)
+  static constexpr bool kSkips = !(kSmoothQ && kDim == 128);
   static constexpr int kThreads = (kConsumers + 1) * 128;
-  static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240;
-  static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
+  // Of the 96, 128 or 168 registers a thread that a block of 5, 4 or 3 warpgroups starts with.
+  static constexpr int kConsumerRegisters = kConsumers == 4 ? 112 : (kConsumers == 3 ? 160 : 240);
+  static constexpr int kProducerRegisters = kConsumers == 2 ? 24 : 32;
   static constexpr int kQBytes = kTileRows * kDim;
   static constexpr int kKvBytes = kTileKeys * kDim;
   static constexpr int kStages = kDim == 64 ? 6 : (kDim == 128 ? 4 : 2);
@@ -77,38 +82,39 @@ struct Shared {
 struct Work {
   int head;   ///< over batch and heads
   int row;    ///< first query row
+  int end;    ///< behind the last one
   int tiles;  ///< key tiles that its last row sees
 };
 
-/// Pieces in the order they are handed out. Without a mask: head by head. With one: the longest first, within groups
-/// of heads whose K and V fit into L2 together.
+/// Pieces in the order they are handed out. Without a mask: head by head, the last blocks of rows cut into smaller
+/// pieces (Pieces). With one: the longest first, within groups of heads whose K and V fit into L2 together.
 template <class C>
 __device__ __forceinline__ Work work_at(const AttentionParams& p, int index) {
   constexpr int kRows = C::kConsumers * kTileRows;
-  const int blocks = (p.q_len + kRows - 1) / kRows;
-  const int heads = p.batch * p.q_heads;
+  const Pieces& pieces = p.pieces;
+  const int rows = index < pieces.whole ? kRows : pieces.rows;
   Work w;
   if (p.is_causal) {
+    const int blocks = (p.q_len + rows - 1) / rows;
     const int per_group = blocks * p.heads_per_group;
     const int first = index / per_group * p.heads_per_group;
     const int inside = index % per_group;
-    const int width = min(p.heads_per_group, heads - first);
+    const int width = min(p.heads_per_group, p.batch * p.q_heads - first);
     w.head = first + inside % width;
-    w.row = (blocks - 1 - inside / width) * kRows;
+    w.row = (blocks - 1 - inside / width) * rows;
   } else {
-    w.head = index / blocks;
-    w.row = index % blocks * kRows;
+    const int blocks = (p.q_len + kRows - 1) / kRows;
+    const int beyond = max(0, index - pieces.whole);
+    const int cuts = kRows / rows;
+    const int block = min(index, pieces.whole) + beyond / cuts;
+    w.head = block / blocks;
+    w.row = block % blocks * kRows + beyond % cuts * rows;
   }
-  int visible = p.kv_len;
-  if (p.is_causal) visible = min(p.kv_len, min(w.row + kRows, p.q_len) + p.causal_shift);
+  w.end = min(w.row + rows, p.q_len);
+  int visible = w.row < p.q_len ? p.kv_len : 0;
+  if (p.is_causal) visible = min(visible, w.end + p.causal_shift);
   w.tiles = visible > 0 ? (visible + kTileKeys - 1) / kTileKeys : 0;
   return w;
-}
-
-template <class C>
-__device__ __forceinline__ int work_count(const AttentionParams& p) {
-  constexpr int kRows = C::kConsumers * kTileRows;
-  return p.batch * p.q_heads * ((p.q_len + kRows - 1) / kRows);
 }
 
 __device__ __forceinline__ int kv_head_of(const AttentionParams& p, int head) {
@@ -122,7 +128,7 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
   RingPosition<C::kStages> k_at, v_at;
   RingPosition<2> work_at_;
   std::uint32_t q_parity = 0;
-  const int total = work_count<C>(p);
+  const int total = p.pieces.count;
   const std::int64_t kv_stride = static_cast<std::int64_t>(p.k_tiles) * C::kKvBytes;
   for (int index = blockIdx.x;;) {
     s.work_empty[work_at_.stage].wait(work_at_.parity ^ 1);

@@ -83,7 +83,7 @@ __device__ __forceinline__ void store_rows(const AttentionParams& p, const Work&
             a0 = a0 * scale.x;
             a1 = a1 * scale.y;
           }
-          if (row + 8 * r < p.q_len) store_pair<T>(to[r] + c, a0, a1, left > 1, wide[r]);
+          if (row + 8 * r < w.end) store_pair<T>(to[r] + c, a0, a1, left > 1, wide[r]);
         }
       }
     }
@@ -122,7 +122,7 @@ __device__ __forceinline__ void finish(const AttentionParams& p, const Work& w, 
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    if (row + 8 * r < p.q_len) {
+    if (row + 8 * r < w.end) {
       const std::int64_t index = static_cast<std::int64_t>(w.head) * p.q_len + row + 8 * r;
       if (p.lse != nullptr && lane.t == 0) {
         constexpr float kLn2 = 0.693147180559945F;
@@ -183,7 +183,7 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
       }
       // Tiles that every row of this warpgroup sees whole come first.
       const int least = p.is_causal ? min(p.kv_len, max(0, first_row + p.causal_shift + 1)) : p.kv_len;
-      const int whole = min(w.tiles, least / kTileKeys);
+      const int whole = C::kSkips && first_row >= w.end ? 0 : min(w.tiles, least / kTileKeys);
       s.q_full[group].wait(q_parity);
       q_parity ^= 1;
 
@@ -287,7 +287,29 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
       begin_turn();
       int tile = 0;
       for (; tile < whole; ++tile) step.template operator()<false>(tile);
-      for (; tile < w.tiles; ++tile) step.template operator()<true>(tile);
+      // Tiles that some row sees; the others are those of warpgroups further down.
+      int seen = w.tiles;
+      if constexpr (C::kSkips) {
+        if (first_row >= w.end) seen = 0;
+        if (p.is_causal) {
+          const int last = min(first_row + kTileRows, w.end) + p.causal_shift;  // visible to the last row
+          seen = min(seen, max(0, last + kTileKeys - 1) / kTileKeys);
+        }
+      }
+      for (; tile < seen; ++tile) step.template operator()<true>(tile);
+      if constexpr (C::kSkips) {
+        for (; tile < w.tiles; ++tile) {
+          end_turn();
+          s.k_full[k_at.stage].wait(k_at.parity);
+          release(s.k_empty[k_at.stage]);
+          k_at.advance();
+          s.v_full[v_at.stage].wait(v_at.parity);
+          begin_turn();
+          release(s.v_empty[v_at.stage]);
+          v_at.advance();
+          if (tile == w.tiles - 1) release(s.q_empty[group]);
+        }
+      }
       end_turn();
     }
     finish<C>(p, w, first_row, lane, kv, out, rows);

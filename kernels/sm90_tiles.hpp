@@ -44,6 +44,14 @@ SAGE2_HOST_DEVICE constexpr int v_offset(int key, int channel) {
 
 enum class OutType : std::uint8_t { fp32, fp16, bf16 };
 
+/// How the query rows of all heads are cut into pieces of work: first `whole` ones of as many rows as a block has
+/// warpgroups for, then pieces of `rows` rows.
+struct Pieces {
+  int count;  ///< in all
+  int whole;
+  int rows;
+};
+
 /// Operands and output of the attention kernel; all pointers to device memory. dim is padded_head_dim(head_dim).
 struct AttentionParams {
   const std::uint8_t* q;       ///< [q_count, q_tiles, image of 64 rows]: INT8 or E4M3 codes
@@ -66,6 +74,7 @@ struct AttentionParams {
   int q_len, kv_len, head_dim;
   int q_tiles, k_tiles, q_blocks;
   int is_causal, causal_shift;
+  Pieces pieces;        ///< set by the launch, which knows the kernel
   int group;            ///< kernels of 64-key steps: products of P V that are summed at once, 16 or 32
   int heads_per_group;  ///< heads whose K and V stay in L2 while a causal group is worked through
   float scale_log2;     ///< sm_scale log2(e)

@@ -229,6 +229,47 @@ TEST_F(Sage2ApiOnDevice, HalvesAndGraphsGiveTheSameBits) {
   SAGE2_CUDA_CHECK(cudaGraphDestroy(graph));
 }
 
+/// More heads than multiprocessors, few enough beyond that the last pieces of work are cut: every head has the same
+/// tensors, so every head must have the bits of a call with one head, whose pieces are all cut.
+TEST_F(Sage2ApiOnDevice, ManyHeadsHaveTheBitsOfOne) {
+  const Stream stream;
+  for (const auto& [dim, tokens] :
+       {std::pair{64, 300}, std::pair{64, 1030}, std::pair{128, 190}, std::pair{256, 129}}) {
+    for (const bool causal : {false, true}) {
+      CallSpec spec{.shape = {.batch = 1, .q_heads = 1, .kv_heads = 1, .head_dim = static_cast<std::size_t>(dim)},
+                    .is_causal = causal,
+                    .k_bias = 2};
+      spec.shape.q_len = spec.shape.kv_len = static_cast<std::size_t>(tokens);
+      Call one(spec, stream);
+      one.args.lse = nullptr;
+      for (const std::int64_t heads : {133, 140, 200}) {
+        for (const char* name : {"sage2-8b", "sage2-4b"}) {
+          const auto v = variant_of(name);
+          one.run(v);
+          const auto want = one.o.download();
+          DeviceBuffer<float> o(want.size() * static_cast<std::size_t>(heads), stream.get());
+          SAGE2_CUDA_CHECK(cudaMemsetAsync(o.data(), 0xFF, o.size() * sizeof(float), stream.get()));
+          auto args = one.args;
+          args.q_heads = args.kv_heads = heads;
+          args.q.stride_head = args.k.stride_head = args.v.stride_head = 0;
+          args.o = {o.data(), 0, static_cast<std::int64_t>(want.size()), dim};
+          std::size_t bytes = 0;
+          ASSERT_EQ(sage2_workspace_size(&v, &args, &bytes), SAGE2_OK) << sage2_last_error();
+          DeviceBuffer<std::uint8_t> workspace(bytes, stream.get());
+          ASSERT_EQ(sage2_attention(&v, &args, workspace.data(), bytes, stream.get()), SAGE2_OK) << sage2_last_error();
+          const auto all = o.download();
+          for (std::int64_t h = 0; h < heads; ++h) {
+            const bool same = std::memcmp(all.data() + static_cast<std::size_t>(h) * want.size(), want.data(),
+                                          want.size() * sizeof(float)) == 0;
+            ASSERT_TRUE(same) << name << " dim " << dim << " tokens " << tokens << " causal " << causal << " head " << h
+                              << " of " << heads;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_F(Sage2ApiOnDevice, RefusesHostMemory) {
   const Stream stream;
   Call call({.shape = {.batch = 1, .q_heads = 1, .kv_heads = 1, .q_len = 64, .kv_len = 64, .head_dim = 64}}, stream);
