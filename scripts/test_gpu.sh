@@ -62,10 +62,7 @@ else
 fi
 if command -v compute-sanitizer >/dev/null; then
   for tool in "${tools[@]}"; do
-    # Hopper's preparation is left out of two tools that do not follow it (docs/kernels.md, under the table).
-    exclude=()
-    if [ "$tool" != memcheck ]; then exclude=(--kernel-name-exclude kns=14prepare_kernel); fi
-    step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "${exclude[@]}" \
+    step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 \
       "$sage2_eval" verify --tiny --accumulators 20000
   done
 else
