@@ -9,6 +9,7 @@
 #include "kernels/sm90_softmax.cuh"
 #include "kernels/sm90_tiles.hpp"
 #include "kernels/sm90_wgmma.cuh"
+#include "kernels/sm90_work.hpp"
 
 /// Attention on Hopper: INT8 or E4M3 codes of Q and K, E4M3 P and V (docs/kernels.md).
 ///
@@ -54,6 +55,7 @@ struct Config {
   static constexpr bool kTurns = Schedule_::kTurns;
   /// Warpgroups skip tiles that none of their rows sees. (With dS at 128 columns this would spill in the main loop.)
   static constexpr bool kSkips = !(kSmoothQ && kDim == 128);
+  static constexpr int kRows = kConsumers * kTileRows;  ///< of a whole piece of work
   static constexpr int kThreads = (kConsumers + 1) * 128;
   // Of the 96, 128 or 168 registers a thread that a block of 5, 4 or 3 warpgroups starts with.
   static constexpr int kConsumerRegisters = kConsumers == 4 ? 112 : (kConsumers == 3 ? 160 : 240);
@@ -78,45 +80,6 @@ struct Shared {
   int work[2];
 };
 
-/// One piece of work: up to kConsumers x 64 query rows of one head.
-struct Work {
-  int head;   ///< over batch and heads
-  int row;    ///< first query row
-  int end;    ///< behind the last one
-  int tiles;  ///< key tiles that its last row sees
-};
-
-/// Pieces in the order they are handed out. Without a mask: head by head, the last blocks of rows cut into smaller
-/// pieces (Pieces). With one: the longest first, within groups of heads whose K and V fit into L2 together.
-template <class C>
-__device__ __forceinline__ Work work_at(const AttentionParams& p, int index) {
-  constexpr int kRows = C::kConsumers * kTileRows;
-  const Pieces& pieces = p.pieces;
-  const int rows = index < pieces.whole ? kRows : pieces.rows;
-  Work w;
-  if (p.is_causal) {
-    const int blocks = (p.q_len + rows - 1) / rows;
-    const int per_group = blocks * p.heads_per_group;
-    const int first = index / per_group * p.heads_per_group;
-    const int inside = index % per_group;
-    const int width = min(p.heads_per_group, p.batch * p.q_heads - first);
-    w.head = first + inside % width;
-    w.row = (blocks - 1 - inside / width) * rows;
-  } else {
-    const int blocks = (p.q_len + kRows - 1) / kRows;
-    const int beyond = max(0, index - pieces.whole);
-    const int cuts = kRows / rows;
-    const int block = min(index, pieces.whole) + beyond / cuts;
-    w.head = block / blocks;
-    w.row = block % blocks * kRows + beyond % cuts * rows;
-  }
-  w.end = min(w.row + rows, p.q_len);
-  int visible = w.row < p.q_len ? p.kv_len : 0;
-  if (p.is_causal) visible = min(visible, w.end + p.causal_shift);
-  w.tiles = visible > 0 ? (visible + kTileKeys - 1) / kTileKeys : 0;
-  return w;
-}
-
 __device__ __forceinline__ int kv_head_of(const AttentionParams& p, int head) {
   const int batch = head / p.q_heads;
   return batch * p.kv_heads + (head - batch * p.q_heads) / (p.q_heads / p.kv_heads);
@@ -136,7 +99,7 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
     s.work_full[work_at_.stage].arrive();
     work_at_.advance();
     if (index >= total) return;
-    const Work w = work_at<C>(p, index);
+    const Work w = work_at(p, C::kRows, index);
     const int kv = kv_head_of(p, w.head);
     const std::uint8_t* const k = p.k + kv * kv_stride;
     const std::uint8_t* const v = p.v + kv * kv_stride;

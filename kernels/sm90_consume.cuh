@@ -163,7 +163,7 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
     release(s.work_empty[work_at_.stage]);
     work_at_.advance();
     if (index < 0) return;
-    const Work w = work_at<C>(p, index);
+    const Work w = work_at(p, C::kRows, index);
     const int kv = kv_head_of(p, w.head);
     const int first_row = w.row + group * kTileRows;
 

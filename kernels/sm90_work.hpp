@@ -1,0 +1,67 @@
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/sm90_tiles.hpp"
+#include "reference/host_device.hpp"
+
+/// How the Hopper kernel's work is cut into pieces, and in which order blocks take them.
+namespace sage2::cuda::sm90 {
+
+/// One piece of work: query rows of one head, 64 for each warpgroup that takes part.
+struct Work {
+  int head;   ///< over batch and heads
+  int row;    ///< first query row
+  int end;    ///< behind the last one
+  int tiles;  ///< key tiles that its last row sees
+};
+
+/// Whole pieces have 64 rows for each of a block's `warpgroups`. Where there are fewer than multiprocessors, or few
+/// more than a multiple of them, the last ones are cut, to one warpgroup's rows if need be: the last round of work is
+/// shorter then, or the only one uses more multiprocessors. With a mask only the latter is done, since the last pieces
+/// are short anyway; neither where warpgroups do not skip tiles that are not theirs (`skips`).
+[[nodiscard]] inline Pieces cut(const AttentionParams& p, int warpgroups, bool skips, int multiprocessors) {
+  const auto blocks = [&](int rows) { return p.batch * p.q_heads * ((p.q_len + rows - 1) / rows); };
+  const int all = blocks(warpgroups * kTileRows);
+  const Pieces uncut{.count = all, .whole = all, .rows = warpgroups * kTileRows};
+  const int last = all % multiprocessors;
+  if (!skips || last == 0 || (p.is_causal != 0 && all > multiprocessors)) return uncut;
+  int cuts = warpgroups;
+  while (warpgroups % cuts != 0 || last * cuts > multiprocessors) --cuts;
+  if (cuts == 1) return uncut;
+  const int rows = warpgroups / cuts * kTileRows;
+  if (p.is_causal != 0) return {.count = blocks(rows), .whole = 0, .rows = rows};
+  return {.count = all - last + last * cuts, .whole = all - last, .rows = rows};
+}
+
+/// Piece `index` of p.pieces, in the order they are handed out; `whole_rows`: of a whole one. Without a mask head by
+/// head; with one the longest first, within groups of heads whose K and V fit into L2 together. A piece behind the last
+/// row of its head has no tiles.
+[[nodiscard]] SAGE2_HOST_DEVICE inline Work work_at(const AttentionParams& p, int whole_rows, int index) {
+  const Pieces& pieces = p.pieces;
+  const int rows = index < pieces.whole ? whole_rows : pieces.rows;
+  Work w{};
+  if (p.is_causal != 0) {
+    const int blocks = (p.q_len + rows - 1) / rows;
+    const int per_group = blocks * p.heads_per_group;
+    const int first = index / per_group * p.heads_per_group;
+    const int inside = index % per_group;
+    const int width = std::min(p.heads_per_group, p.batch * p.q_heads - first);
+    w.head = first + inside % width;
+    w.row = (blocks - 1 - inside / width) * rows;
+  } else {
+    const int blocks = (p.q_len + whole_rows - 1) / whole_rows;
+    const int beyond = std::max(0, index - pieces.whole);
+    const int cuts = whole_rows / rows;
+    const int block = std::min(index, pieces.whole) + beyond / cuts;
+    w.head = block / blocks;
+    w.row = block % blocks * whole_rows + beyond % cuts * rows;
+  }
+  w.end = std::min(w.row + rows, p.q_len);
+  int visible = w.row < p.q_len ? p.kv_len : 0;
+  if (p.is_causal != 0) visible = std::min(visible, w.end + p.causal_shift);
+  w.tiles = visible > 0 ? (visible + kTileKeys - 1) / kTileKeys : 0;
+  return w;
+}
+
+}  // namespace sage2::cuda::sm90
