@@ -12,7 +12,7 @@
 namespace sage2::cuda::sm90 {
 namespace {
 
-template <int kDim, class T, bool kE4m3>
+template <int kDim, class T>
 __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>& s) {
   Ring<kDim, T> ring{p, s};
   for (;;) {
@@ -26,19 +26,19 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
         break;
       case JobKind::q_codes:
         if (p.options.smooth_q) {
-          quantize_rows<kDim, T, true, true, kE4m3>(ring, tile, false);
+          quantize_rows<kDim, T, true, true>(ring, tile, false);
         } else {
-          quantize_rows<kDim, T, true, false, kE4m3>(ring, tile, false);
+          quantize_rows<kDim, T, true, false>(ring, tile, false);
         }
         break;
       case JobKind::k_codes:
         if (p.options.smooth_q) {
           const DeltaRange range = delta_range<kDim>(p, tile);
           begin_means<kDim, T>(ring, range);
-          quantize_rows<kDim, T, false, true, kE4m3>(ring, tile, true);
+          quantize_rows<kDim, T, false, true>(ring, tile, true);
           delta_scores<kDim, T>(ring, tile, range);
         } else {
-          quantize_rows<kDim, T, false, true, kE4m3>(ring, tile, false);
+          quantize_rows<kDim, T, false, true>(ring, tile, false);
         }
         break;
       case JobKind::v_codes:
@@ -54,7 +54,7 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
 template <int kDim>
 inline constexpr int kBlocks = kDim == 64 ? 3 : 2;
 
-template <int kDim, class T, bool kE4m3>
+template <int kDim, class T>
 __global__ void __launch_bounds__(kPrepareThreads, kBlocks<kDim>)
     prepare_kernel(const __grid_constant__ PrepareParams p) {
   using S = PrepareShared<kDim>;
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kPrepareThreads, kBlocks<kDim>)
   auto& s = *reinterpret_cast<S*>(raw);
   if (threadIdx.x == 0) {
     for (int i = 0; i < S::kStages; ++i) {
-      s.full[i].init(64);
+      s.full[i].init(2 * 32);  // every lane that brings: for its rows, and for what they need beside them
       s.empty[i].init(kWorkers);
     }
     for (int i = 0; i < S::kSlots; ++i) {
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kPrepareThreads, kBlocks<kDim>)
   }
   __syncthreads();
   if (threadIdx.x < kWorkers) {
-    work<kDim, T, kE4m3>(p, s);
+    work<kDim, T>(p, s);
   } else {
     bring_jobs<kDim, T>(p, s);
   }
@@ -134,7 +134,7 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   return p;
 }
 
-template <int kDim, class T, bool kE4m3>
+template <int kDim, class T>
 void launch(const PrepareParams& p, cudaStream_t stream) {
   const JobCounts jobs = job_counts(p);
   const std::int64_t all = static_cast<std::int64_t>(p.kv_count) * (jobs.early() + jobs.late());
@@ -144,10 +144,9 @@ void launch(const PrepareParams& p, cudaStream_t stream) {
   SAGE2_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   constexpr int kShared = static_cast<int>(sizeof(PrepareShared<kDim>));
   static_assert(kBlocks<kDim> * (kShared + 1024) <= 228 * 1024);
-  constexpr auto kKernel = prepare_kernel<kDim, T, kE4m3>;
-  SAGE2_CUDA_CHECK(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
+  SAGE2_CUDA_CHECK(cudaFuncSetAttribute(prepare_kernel<kDim, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   const std::int64_t blocks = std::min<std::int64_t>(all, multiprocessors * kBlocks<kDim>);
-  kKernel<<<static_cast<unsigned>(blocks), kPrepareThreads, kShared, stream>>>(p);
+  prepare_kernel<kDim, T><<<static_cast<unsigned>(blocks), kPrepareThreads, kShared, stream>>>(p);
   SAGE2_CUDA_CHECK_LAUNCH(prepare_kernel);
 }
 
@@ -192,17 +191,16 @@ void prepare(const DeviceProblem& problem, const PrepareOptions& options, const 
     if constexpr (std::is_same_v<T, float>) {
       throw std::invalid_argument("prepare: FP16 or BF16 tensors are expected");
     } else {
-      const auto run = [&]<bool kE4m3>() {
-        switch (padded_head_dim(p.head_dim)) {
-          case 64:
-            return launch<64, T, kE4m3>(p, stream);
-          case 128:
-            return launch<128, T, kE4m3>(p, stream);
-          default:
-            return launch<256, T, kE4m3>(p, stream);
-        }
-      };
-      options.e4m3_codes ? run.template operator()<true>() : run.template operator()<false>();
+      switch (padded_head_dim(p.head_dim)) {
+        case 64:
+          launch<64, T>(p, stream);
+          break;
+        case 128:
+          launch<128, T>(p, stream);
+          break;
+        default:
+          launch<256, T>(p, stream);
+      }
       if (with_lse && options.smooth_k) {
         const std::int64_t rows = static_cast<std::int64_t>(p.q_count) * p.q_len;
         lse_shift_kernel<T><<<static_cast<unsigned>((rows + 7) / 8), 256, 0, stream>>>(p, padded_head_dim(p.head_dim));

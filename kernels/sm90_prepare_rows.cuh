@@ -35,8 +35,7 @@ __device__ __noinline__ Eight divide(Eight x, float scale, bool half_away, float
 }
 
 /// Eight codes of one row: x / scale rounded. Where both bounds of the quotient round alike, so does it.
-template <bool kE4m3>
-__device__ __forceinline__ uint2 encode(const Eight& x, const Scale& s, bool half_away, float top) {
+__device__ __forceinline__ uint2 encode(const Eight& x, const Scale& s, bool half_away, float top, bool e4m3) {
   Eight shifted;
   unsigned different = 0;
 #pragma unroll
@@ -46,7 +45,7 @@ __device__ __forceinline__ uint2 encode(const Eight& x, const Scale& s, bool hal
   }
   if (different != 0) shifted = divide(x, s.scale, half_away, top);
   uint2 out;
-  if constexpr (kE4m3) {
+  if (e4m3) {
     const auto pair = [&](int i) {
       return static_cast<unsigned>(e4m3_pair(shifted.x[i] - kMagic, shifted.x[i + 1] - kMagic));
     };
@@ -134,7 +133,7 @@ __device__ __forceinline__ float mean_shift(const float* q_mean, const Channel* 
 
 /// Quantises the rows of a tile. kSubtract: the mean is subtracted from every row: K's, or of queries the tile's own,
 /// which is kept for dS. K's rows stay in the stage if `keep`.
-template <int kDim, class T, bool kIsQ, bool kSubtract, bool kE4m3>
+template <int kDim, class T, bool kIsQ, bool kSubtract>
 __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) {
   using S = PrepareShared<kDim>;
   const PrepareParams& p = ring.p;
@@ -293,7 +292,7 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
   for (int pass = 0; pass < S::kPasses; ++pass) {
     const int row = pass * S::kRows + lane_row;
     if constexpr (kIsQ) scale = row_scales[row];
-    uint2 codes = encode<kE4m3>(smoothed(pass), scale, half_away, p.top);
+    uint2 codes = encode(smoothed(pass), scale, half_away, p.top, p.options.e4m3_codes);
     if (row >= count) codes = {0, 0};
     // Rows of a thread are a multiple of 8 apart, so the exchange of chunks is the same for all of them.
     constexpr int kStep = kDim == 64 ? 64 : 128;
