@@ -287,15 +287,8 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
       begin_turn();
       int tile = 0;
       for (; tile < whole; ++tile) step.template operator()<false>(tile);
-      // Tiles that some row sees; the others are those of warpgroups further down.
-      int seen = w.tiles;
-      if constexpr (C::kSkips) {
-        if (first_row >= w.end) seen = 0;
-        if (p.is_causal) {
-          const int last = min(first_row + kTileRows, w.end) + p.causal_shift;  // visible to the last row
-          seen = min(seen, max(0, last + kTileKeys - 1) / kTileKeys);
-        }
-      }
+      // Tiles that this warpgroup's rows see; the others are those of warpgroups further down.
+      const int seen = C::kSkips ? tiles_seen(p, first_row, min(first_row + kTileRows, w.end)) : w.tiles;
       for (; tile < seen; ++tile) step.template operator()<true>(tile);
       if constexpr (C::kSkips) {
         for (; tile < w.tiles; ++tile) {

@@ -13,7 +13,7 @@ struct Work {
   int head;   ///< over batch and heads
   int row;    ///< first query row
   int end;    ///< behind the last one
-  int tiles;  ///< key tiles that its last row sees
+  int tiles;  ///< tiles_seen by its rows
 };
 
 /// Whole pieces have 64 rows for each of a block's `warpgroups`. Where there are fewer than multiprocessors, or few
@@ -32,6 +32,13 @@ struct Work {
   const int rows = warpgroups / cuts * kTileRows;
   if (p.is_causal != 0) return {.count = blocks(rows), .whole = 0, .rows = rows};
   return {.count = all - last + last * cuts, .whole = all - last, .rows = rows};
+}
+
+/// Key tiles that the last of rows row .. end - 1 sees, and so all of them together; 0 where there are no such rows.
+[[nodiscard]] SAGE2_HOST_DEVICE inline int tiles_seen(const AttentionParams& p, int row, int end) {
+  int visible = row < end ? p.kv_len : 0;
+  if (p.is_causal != 0) visible = std::min(visible, end + p.causal_shift);
+  return visible > 0 ? (visible + kTileKeys - 1) / kTileKeys : 0;
 }
 
 /// Piece `index` of p.pieces, in the order they are handed out; `whole_rows`: of a whole one. Without a mask head by
@@ -58,9 +65,7 @@ struct Work {
     w.row = block % blocks * whole_rows + beyond % cuts * rows;
   }
   w.end = std::min(w.row + rows, p.q_len);
-  int visible = w.row < p.q_len ? p.kv_len : 0;
-  if (p.is_causal != 0) visible = std::min(visible, w.end + p.causal_shift);
-  w.tiles = visible > 0 ? (visible + kTileKeys - 1) / kTileKeys : 0;
+  w.tiles = tiles_seen(p, w.row, w.end);
   return w;
 }
 

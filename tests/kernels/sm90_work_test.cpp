@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 #include <vector>
 
@@ -35,7 +36,12 @@ int visible(const Shape& s, int row) {
   return std::min(s.kv_len, std::max(0, row + s.causal_shift + 1));
 }
 
-/// Every row of every head is in one piece; a piece has all key tiles that its rows see, and no more.
+int tiles_of(int keys) {
+  return (keys + kTileKeys - 1) / kTileKeys;
+}
+
+/// Every row of every head is in one piece; a piece has all key tiles that its rows see, and no more; so has each of
+/// its warpgroups.
 void expect_cover(const Shape& s, int warpgroups, bool skips, int multiprocessors) {
   const auto what = fmt::format("{} heads of {} x {}, causal {} shift {}, {} warpgroups on {}", s.heads, s.q_len,
                                 s.kv_len, s.is_causal, s.causal_shift, warpgroups, multiprocessors);
@@ -49,11 +55,18 @@ void expect_cover(const Shape& s, int warpgroups, bool skips, int multiprocessor
     ASSERT_EQ(w.row % kTileRows, 0) << what << " piece " << i;
     ASSERT_LE(w.end - w.row, whole_rows) << what << " piece " << i;
     int most = 0;
-    for (int row = w.row; row < w.end; ++row) {
-      ++times[static_cast<std::size_t>(w.head) * s.q_len + row];
-      most = std::max(most, visible(s, row));
+    for (int group = 0; group < warpgroups; ++group) {
+      const int first = w.row + group * kTileRows;
+      const int end = std::min(first + kTileRows, w.end);
+      int most_of_group = 0;
+      for (int row = first; row < end; ++row) {
+        ++times[static_cast<std::size_t>(w.head) * s.q_len + row];
+        most_of_group = std::max(most_of_group, visible(s, row));
+      }
+      ASSERT_EQ(tiles_seen(p, first, end), tiles_of(most_of_group)) << what << " piece " << i << " group " << group;
+      most = std::max(most, most_of_group);
     }
-    ASSERT_EQ(w.tiles, (most + kTileKeys - 1) / kTileKeys) << what << " piece " << i;
+    ASSERT_EQ(w.tiles, tiles_of(most)) << what << " piece " << i;
   }
   for (const int n : times) ASSERT_EQ(n, 1) << what;
 }
