@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh build
-cmake --preset release -DSAGE2_TESTS=OFF -DSAGE2_BENCHMARKS=OFF
+# Not all of the build, but all of sage2-eval: `bench` is a part of it.
+cmake --preset release -DSAGE2_TESTS=OFF -DSAGE2_BENCHMARKS=ON
 cmake --build --preset release -j "$(nproc)" --target sage2-eval
 sage2_eval=build/release/harness/sage2-eval
 out=runs/quickstart
