@@ -12,7 +12,7 @@
 namespace sage2::cuda::sm90 {
 namespace {
 
-template <int kDim, class T>
+template <bool kSmoothQ, int kDim, class T>
 __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>& s) {
   Ring<kDim, T> ring{p, s};
   for (;;) {
@@ -25,14 +25,10 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
         v_statistics<kDim, T>(ring, tile);
         break;
       case JobKind::q_codes:
-        if (p.options.smooth_q) {
-          quantize_rows<kDim, T, true, true>(ring, tile, false);
-        } else {
-          quantize_rows<kDim, T, true, false>(ring, tile, false);
-        }
+        quantize_rows<kDim, T, true, kSmoothQ>(ring, tile, false);
         break;
       case JobKind::k_codes:
-        if (p.options.smooth_q) {
+        if constexpr (kSmoothQ) {
           const DeltaRange range = delta_range<kDim>(p, tile);
           begin_means<kDim, T>(ring, range);
           quantize_rows<kDim, T, false, true>(ring, tile, true);
@@ -54,7 +50,7 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
 template <int kDim>
 inline constexpr int kBlocks = kDim == 64 ? 3 : 2;
 
-template <int kDim, class T>
+template <int kDim, class T, bool kSmoothQ>
 __global__ void __launch_bounds__(kPrepareThreads, kBlocks<kDim>)
     prepare_kernel(const __grid_constant__ PrepareParams p) {
   using S = PrepareShared<kDim>;
@@ -73,7 +69,7 @@ __global__ void __launch_bounds__(kPrepareThreads, kBlocks<kDim>)
   }
   __syncthreads();
   if (threadIdx.x < kWorkers) {
-    work<kDim, T>(p, s);
+    work<kSmoothQ, kDim, T>(p, s);
   } else {
     bring_jobs<kDim, T>(p, s);
   }
@@ -134,7 +130,7 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   return p;
 }
 
-template <int kDim, class T>
+template <int kDim, class T, bool kSmoothQ>
 void launch(const PrepareParams& p, cudaStream_t stream) {
   const JobCounts jobs = job_counts(p);
   const std::int64_t all = static_cast<std::int64_t>(p.kv_count) * (jobs.early() + jobs.late());
@@ -144,9 +140,10 @@ void launch(const PrepareParams& p, cudaStream_t stream) {
   SAGE2_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   constexpr int kShared = static_cast<int>(sizeof(PrepareShared<kDim>));
   static_assert(kBlocks<kDim> * (kShared + 1024) <= 228 * 1024);
-  SAGE2_CUDA_CHECK(cudaFuncSetAttribute(prepare_kernel<kDim, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
+  const auto kernel = prepare_kernel<kDim, T, kSmoothQ>;
+  SAGE2_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   const std::int64_t blocks = std::min<std::int64_t>(all, multiprocessors * kBlocks<kDim>);
-  prepare_kernel<kDim, T><<<static_cast<unsigned>(blocks), kPrepareThreads, kShared, stream>>>(p);
+  kernel<<<static_cast<unsigned>(blocks), kPrepareThreads, kShared, stream>>>(p);
   SAGE2_CUDA_CHECK_LAUNCH(prepare_kernel);
 }
 
@@ -191,15 +188,18 @@ void prepare(const DeviceProblem& problem, const PrepareOptions& options, const 
     if constexpr (std::is_same_v<T, float>) {
       throw std::invalid_argument("prepare: FP16 or BF16 tensors are expected");
     } else {
+      const auto go = [&]<int kDim>() {
+        options.smooth_q ? launch<kDim, T, true>(p, stream) : launch<kDim, T, false>(p, stream);
+      };
       switch (padded_head_dim(p.head_dim)) {
         case 64:
-          launch<64, T>(p, stream);
+          go.template operator()<64>();
           break;
         case 128:
-          launch<128, T>(p, stream);
+          go.template operator()<128>();
           break;
         default:
-          launch<256, T>(p, stream);
+          go.template operator()<256>();
       }
       if (with_lse && options.smooth_k) {
         const std::int64_t rows = static_cast<std::int64_t>(p.q_count) * p.q_len;

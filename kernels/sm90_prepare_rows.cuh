@@ -16,6 +16,20 @@ __device__ __forceinline__ Pairs<T> as_pairs(const uint4& raw) {
   return *reinterpret_cast<const Pairs<T>*>(&raw);
 }
 
+/// Smallest and largest of each of eight channels.
+template <class T>
+struct Extremes {
+  Pairs<T> low, high;
+  __device__ __forceinline__ explicit Extremes(const Pairs<T>& x) : low(x), high(x) {}
+  __device__ __forceinline__ void take(const Pairs<T>& x) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      low.x[i] = __hmin2(low.x[i], x.x[i]);
+      high.x[i] = __hmax2(high.x[i], x.x[i]);
+    }
+  }
+};
+
 inline constexpr float kMagic = 12582912.0F;  // 1.5 x 2^23: adding it leaves the nearest integer in the low bits
 
 __device__ __forceinline__ Scale with_inverse(float scale) {
@@ -34,16 +48,8 @@ __device__ __noinline__ Eight divide(Eight x, float scale, bool half_away, float
   return x;
 }
 
-/// Eight codes of one row: x / scale rounded. Where both bounds of the quotient round alike, so does it.
-__device__ __forceinline__ uint2 encode(const Eight& x, const Scale& s, bool half_away, float top, bool e4m3) {
-  Eight shifted;
-  unsigned different = 0;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    shifted.x[i] = fmaf(x.x[i], s.below, kMagic);
-    different |= __float_as_uint(shifted.x[i]) ^ __float_as_uint(fmaf(x.x[i], s.above, kMagic));
-  }
-  if (different != 0) shifted = divide(x, s.scale, half_away, top);
+/// Eight codes from integers plus kMagic.
+__device__ __forceinline__ uint2 pack(const Eight& shifted, bool e4m3) {
   uint2 out;
   if (e4m3) {
     const auto pair = [&](int i) {
@@ -62,6 +68,19 @@ __device__ __forceinline__ uint2 encode(const Eight& x, const Scale& s, bool hal
     out.y = four(4);
   }
   return out;
+}
+
+/// Eight codes of one row: x / scale rounded. Where both bounds of the quotient round alike, so does it; `unsure` is
+/// not zero where they do not.
+__device__ __forceinline__ uint2 encode(const Eight& x, const Scale& s, bool e4m3, unsigned& unsure) {
+  Eight shifted;
+  unsure = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    shifted.x[i] = fmaf(x.x[i], s.below, kMagic);
+    unsure |= __float_as_uint(shifted.x[i]) ^ __float_as_uint(fmaf(x.x[i], s.above, kMagic));
+  }
+  return pack(shifted, e4m3);
 }
 
 /// Sums of each channel over the rows the workers hold, one channel a thread (0 beyond kDim); the order is fixed.
@@ -193,24 +212,23 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
     }
     return x;
   };
-  float row_max[S::kPasses];  // this thread's chunk of each of its rows
-#pragma unroll
-  for (int pass = 0; pass < S::kPasses; ++pass) {
-    if constexpr (kSubtract) {
-      const Eight x = smoothed(pass);
-      float amax = 0;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) amax = fmaxf(amax, fabsf(x.x[i]));
-      row_max[pass] = pass * S::kRows + lane_row < count ? amax : 0.0F;
-    } else {
-      const auto x = as_pairs<T>(raw(pass));
-      const auto amax = __hmax2(__hmax2(__habs2(x.x[0]), __habs2(x.x[1])), __hmax2(__habs2(x.x[2]), __habs2(x.x[3])));
-      row_max[pass] = fmaxf(__low2float(amax), __high2float(amax));
-    }
-  }
-
   Scale scale;  // of K: a thread's rows share one
   if constexpr (kIsQ) {
+    float row_max[S::kPasses];  // this thread's chunk of each of its rows
+#pragma unroll
+    for (int pass = 0; pass < S::kPasses; ++pass) {
+      if constexpr (kSubtract) {
+        const Eight x = smoothed(pass);
+        float amax = 0;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) amax = fmaxf(amax, fabsf(x.x[i]));
+        row_max[pass] = pass * S::kRows + lane_row < count ? amax : 0.0F;
+      } else {
+        const auto x = as_pairs<T>(raw(pass));
+        const auto amax = __hmax2(__hmax2(__habs2(x.x[0]), __habs2(x.x[1])), __hmax2(__habs2(x.x[2]), __habs2(x.x[3])));
+        row_max[pass] = fmaxf(__low2float(amax), __high2float(amax));
+      }
+    }
     // Maxima of several rows over the threads of a row: each exchange halves the rows that a thread answers for.
     int held = 0;
 #pragma unroll
@@ -263,9 +281,23 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
   } else {
     // Keys 8i + 2t and 8i + 2t + 1 share a scale, and a thread's rows are a multiple of 8 apart.
     static_assert(S::kRows % 8 == 0);
+    // Subtracting the mean is monotonic, so the extremes of K' are those of K, smoothed.
+    Extremes<T> of(as_pairs<T>(raw(0)));
+    if (count == kJobRows) {
+#pragma unroll 4
+      for (int pass = 1; pass < S::kPasses; ++pass) of.take(as_pairs<T>(raw(pass)));
+    } else {
+#pragma unroll 1
+      for (int pass = 1; pass * S::kRows + lane_row < count; ++pass) of.take(as_pairs<T>(raw(pass)));
+    }
+    const Eight low = to_floats<T>(reinterpret_cast<const uint4&>(of.low));
+    const Eight high = to_floats<T>(reinterpret_cast<const uint4&>(of.high));
     float amax = 0;
 #pragma unroll
-    for (int pass = 0; pass < S::kPasses; ++pass) amax = fmaxf(amax, row_max[pass]);
+    for (int i = 0; i < 8; ++i) {
+      amax = fmaxf(amax, fmaxf(fabsf(low.x[i] - subtract[i]), fabsf(high.x[i] - subtract[i])));
+    }
+    if (lane_row >= count) amax = 0;  // none of the rows is this thread's
 #pragma unroll
     for (int distance = S::kChunks / 2; distance > 0; distance /= 2)
       amax = fmaxf(amax, __shfl_xor_sync(~0U, amax, distance));
@@ -286,19 +318,33 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
   std::uint8_t* const image = part<std::uint8_t>(p, kIsQ ? p.at.q : p.at.k) +
                               (head * (kIsQ ? p.q_tiles : p.k_tiles) + first / kTile) * (kTile * kDim) +
                               qk_offset(kTile, kDim, lane_row, chunk * 8);
+  // Rows of a thread are a multiple of 8 apart, so the exchange of chunks is the same for all of them.
+  const auto place = [&](int pass) {
+    constexpr int kStep = kDim == 64 ? 64 : 128;
+    constexpr int kHalf = kDim == 256 ? kTile * 128 : 0;  // an image is two of 128 channels
+    return reinterpret_cast<uint2*>(image + pass * S::kRows * kStep + pass * S::kRows / kTile * kHalf);
+  };
   const int rows = kIsQ ? p.q_tiles * kTileRows - first : kTileKeys;  // that have a place in the image
+  const int passes = min(S::kPasses, rows / S::kRows);
+  unsigned redo = 0;  // passes whose codes need a division
   // Not unrolled further: jobs of all kinds run side by side, and their code has to fit into the instruction cache.
 #pragma unroll 2
-  for (int pass = 0; pass < S::kPasses; ++pass) {
-    const int row = pass * S::kRows + lane_row;
-    if constexpr (kIsQ) scale = row_scales[row];
-    uint2 codes = encode(smoothed(pass), scale, half_away, p.top, p.options.e4m3_codes);
-    if (row >= count) codes = {0, 0};
-    // Rows of a thread are a multiple of 8 apart, so the exchange of chunks is the same for all of them.
-    constexpr int kStep = kDim == 64 ? 64 : 128;
-    const int into = pass * S::kRows / kTile;
-    const int at = into * kTile * kDim + (pass * S::kRows - into * kTile) * kStep;
-    if (!kIsQ || row < rows) *reinterpret_cast<uint2*>(image + at) = codes;
+  for (int pass = 0; pass < passes; ++pass) {
+    if constexpr (kIsQ) scale = row_scales[pass * S::kRows + lane_row];
+    unsigned unsure;
+    *place(pass) = encode(smoothed(pass), scale, p.options.e4m3_codes, unsure);
+    if (unsure != 0) redo |= 1U << pass;
+  }
+  while (redo != 0) {
+    const int pass = __ffs(static_cast<int>(redo)) - 1;
+    redo &= redo - 1;
+    if constexpr (kIsQ) scale = row_scales[pass * S::kRows + lane_row];
+    *place(pass) = pack(divide(smoothed(pass), scale.scale, half_away, p.top), p.options.e4m3_codes);
+  }
+  if (count < kJobRows) {
+    for (int pass = 0; pass < passes; ++pass) {
+      if (pass * S::kRows + lane_row >= count) *place(pass) = {0, 0};
+    }
   }
   if (!keep) ring.release();
 }

@@ -60,20 +60,14 @@ __device__ void v_statistics(Ring<kDim, T>& ring, Tile tile) {
   const bool smooth = p.options.smooth_v;
   double sum[8] = {};
   // The chunk's first row takes part more than once.
-  Pairs<T> low = as_pairs<T>(*reinterpret_cast<const uint4*>(ring.rows() + chunk * 16));
-  Pairs<T> high = low;
+  Extremes<T> of(as_pairs<T>(*reinterpret_cast<const uint4*>(ring.rows() + chunk * 16)));
   for (;;) {
     const std::uint8_t* const from = ring.rows() + lane_row * tile.pitch + chunk * 16;
 #pragma unroll 2
     for (int pass = 0; pass < S::kPasses; ++pass) {
       if (pass * S::kRows + lane_row >= tile.count) continue;
       const uint4 raw = *reinterpret_cast<const uint4*>(from + pass * S::kRows * tile.pitch);
-      const auto pairs = as_pairs<T>(raw);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        low.x[i] = __hmin2(low.x[i], pairs.x[i]);
-        high.x[i] = __hmax2(high.x[i], pairs.x[i]);
-      }
+      of.take(as_pairs<T>(raw));
       if (smooth) {
         const Eight x = to_floats<T>(raw);
 #pragma unroll
@@ -92,8 +86,8 @@ __device__ void v_statistics(Ring<kDim, T>& ring, Tile tile) {
     if (threadIdx.x < kDim) mine[2 * kDim] = total;
   }
   workers_sync();  // the sums before have been read
-  s.extremes[0][lane_row][chunk] = *reinterpret_cast<const uint4*>(&low);
-  s.extremes[1][lane_row][chunk] = *reinterpret_cast<const uint4*>(&high);
+  s.extremes[0][lane_row][chunk] = *reinterpret_cast<const uint4*>(&of.low);
+  s.extremes[1][lane_row][chunk] = *reinterpret_cast<const uint4*>(&of.high);
   workers_sync();
   if (threadIdx.x < kDim) {
     float l = FLT_MAX;
@@ -131,12 +125,18 @@ __device__ __noinline__ unsigned divide_e4m3(float x0, float x1, float x2, float
   return e4m3_pair(x0 / scale, x1 / scale) | static_cast<unsigned>(e4m3_pair(x2 / scale, x3 / scale)) << 16;
 }
 
-/// x / scale by the steps that IEEE division is compiled to where no operand is extreme, but with the sign of a zero. V
+/// x / scale by the steps that IEEE division is compiled to where no operand is extreme (but for the sign of a zero). V
 /// is full of ties of E4M3, which the quotient's last bit decides.
 __device__ __forceinline__ float quotient(float x, const Channel& c) {
   const float q = x * c.inverse;
-  const float corrected = fmaf(c.inverse, fmaf(-c.scale, q, x), q);
-  return __uint_as_float((__float_as_uint(corrected) & 0x7FFFFFFFU) | (__float_as_uint(x) & 0x80000000U));
+  return fmaf(c.inverse, fmaf(-c.scale, q, x), q);
+}
+
+/// Stores word (key, channel + i) of a tile of V^T, given the place of (key, channel): i below 8, channel a multiple.
+__device__ __forceinline__ void store_further(std::uint8_t* at, int i, unsigned word) {
+  // A row is 128 bytes, and its chunks of 16 are exchanged by the channel's low bits. Tiles are aligned to 1024 bytes.
+  const auto to = reinterpret_cast<std::uintptr_t>(at) ^ static_cast<unsigned>(i * (kTileKeys + 16));
+  asm volatile("st.global.b32 [%0], %1;\n" ::"l"(to), "r"(word) : "memory");
 }
 
 /// Codes of V for one key tile, transposed and with the keys exchanged as the kernel wants them.
@@ -147,10 +147,8 @@ __device__ void v_codes(Ring<kDim, T>& ring, const Tile& tile) {
   // A thread takes four keys that stand side by side in V^T, and eight channels: a warp writes whole rows.
   const int quad = threadIdx.x % 32;
   const int key = quad / 4 * 16 + quad % 4 * 2;  // the others: + 1, + 8, + 9
-  const auto real = [&](int j) { return key + j / 2 * 8 + j % 2 < tile.count ? 0xFFU << 8 * j : 0U; };
-  const unsigned mask = real(0) | real(1) | real(2) | real(3);
   const std::uint8_t* const from = ring.rows() + key * tile.pitch;
-  std::uint8_t* const to =
+  std::uint8_t* const image =
       part<std::uint8_t>(p, p.at.v) +
       (static_cast<std::int64_t>(tile.head) * p.k_tiles + tile.first / kTileKeys) * (kTileKeys * kDim);
 #pragma unroll 1
@@ -160,22 +158,27 @@ __device__ void v_codes(Ring<kDim, T>& ring, const Tile& tile) {
     for (int j = 0; j < 4; ++j) {
       rows[j] = to_floats<T>(*reinterpret_cast<const uint4*>(from + (j / 2 * 8 + j % 2) * tile.pitch + chunk * 16));
     }
+    std::uint8_t* const to = image + v_offset(key, chunk * 8);
+    bool plain = tile.count == kJobRows;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const int channel = chunk * 8 + i;
-      const Channel c = ring.channels()[channel];
+      const Channel c = ring.channels()[chunk * 8 + i];
+      plain = plain && c.inverse != 0;
       float x[4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) x[j] = rows[j].x[i] - c.mean;
-      unsigned word;
-      if (c.inverse != 0) {
+      for (int j = 0; j < 4; ++j) x[j] = quotient(rows[j].x[i] - c.mean, c);
+      store_further(to, i, e4m3_pair(x[0], x[1]) | static_cast<unsigned>(e4m3_pair(x[2], x[3])) << 16);
+    }
+    if (plain) continue;
+    // Channels that must be divided by, and keys beyond the last, once more.
+    const auto real = [&](int j) { return key + j / 2 * 8 + j % 2 < tile.count ? 0xFFU << 8 * j : 0U; };
+    const unsigned mask = real(0) | real(1) | real(2) | real(3);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) x[j] = quotient(x[j], c);
-        word = e4m3_pair(x[0], x[1]) | static_cast<unsigned>(e4m3_pair(x[2], x[3])) << 16;
-      } else {
-        word = divide_e4m3(x[0], x[1], x[2], x[3], c.scale);
-      }
-      *reinterpret_cast<unsigned*>(to + v_offset(key, channel)) = word & mask;
+    for (int i = 0; i < 8; ++i) {
+      const Channel c = ring.channels()[chunk * 8 + i];
+      const unsigned word = divide_e4m3(rows[0].x[i] - c.mean, rows[1].x[i] - c.mean, rows[2].x[i] - c.mean,
+                                        rows[3].x[i] - c.mean, c.scale);
+      store_further(to, i, word & mask);
     }
   }
   ring.release();
