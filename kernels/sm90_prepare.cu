@@ -31,6 +31,7 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
         if constexpr (kSmoothQ) {
           const DeltaRange range = delta_range<kDim>(p, tile);
           begin_means<kDim, T>(ring, range);
+          put_mean(ring);
           quantize_rows<kDim, T, false, true>(ring, tile, true);
           delta_scores<kDim, T>(ring, tile, range);
         } else {

@@ -82,9 +82,9 @@ struct Channel {
 };
 
 /// Means of 16 blocks of queries as the tensor cores take them, [high, low half][kDim / 16][lane][eight 16-bit
-/// numbers], then their 16 products with K's mean.
+/// numbers].
 constexpr int mean_group_bytes(int dim) {
-  return 2 * kMeanGroup * dim * 2 + kMeanGroup * 4;
+  return 2 * kMeanGroup * dim * 2;
 }
 
 template <int kDim>
@@ -108,6 +108,7 @@ struct PrepareShared {
   float mean[kStages][kDim];
   float row_max[kStages][kJobRows];
   Scale row_scale[kStages][kJobRows];
+  uint2 k_mean[2][kDim / 16][4];  ///< of this tile of K and the one before: an operand B's first column
   Barrier full[kStages], empty[kStages];
   Barrier means_full[kSlots], means_empty[kSlots];
   int last;

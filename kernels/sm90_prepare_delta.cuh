@@ -68,10 +68,23 @@ __device__ __forceinline__ void begin_means(Ring<kDim, T>& ring, const DeltaRang
   for (int i = 0; i < min(range.chunks, PrepareShared<kDim>::kSlots); ++i) bring_means<kDim, T>(ring, range, i);
 }
 
+/// K's mean as one more key for the tensor cores: it is stored in the tensors' own format. Called before a barrier of
+/// the job; two places, since others may still be at the tile before.
+template <int kDim, class T>
+__device__ __forceinline__ void put_mean(Ring<kDim, T>& ring) {
+  if (threadIdx.x >= kDim / 4) return;
+  const int first = static_cast<int>(threadIdx.x) / 4 * 16 + static_cast<int>(threadIdx.x) % 4 * 2;
+  const auto pair = [&](int c) {
+    const T two[2] = {static_cast<T>(ring.channels()[c].mean), static_cast<T>(ring.channels()[c + 1].mean)};
+    return *reinterpret_cast<const unsigned*>(two);
+  };
+  ring.s.k_mean[ring.k_tile % 2][threadIdx.x / 4][threadIdx.x % 4] = {pair(first), pair(first + 8)};
+}
+
 /// dS of one key tile for every block of every query head of the group. K is taken as captured: its 16-bit values are
 /// exact operands. K' differs by its mean, which shifts a block's whole row of dS by a constant, and that is subtracted
-/// so that dS stays as small as the variant means it (the softmax would cancel it). Warps wait for copies only, and not
-/// for each other.
+/// so that dS stays as small as the variant means it (the softmax would cancel it): the mean is one more key. Warps wait
+/// for copies only, and not for each other.
 template <int kDim, class T>
 __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaRange& range) {
   using S = PrepareShared<kDim>;
@@ -91,6 +104,7 @@ __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaR
     for (int k = 0; k < kDim / 16; ++k) ptx::ldmatrix_x4(b[k], shared_address(from + k * 32));
   }
   ring.release();
+  const uint2(*const k_mean)[4] = s.k_mean[ring.k_tile++ % 2];
   const float factor = static_cast<float>(static_cast<double>(p.sm_scale) * 1.4426950408889634);
   const std::int64_t keys = static_cast<std::int64_t>(p.k_tiles) * kTileKeys;
   float* const out = part<float>(p, p.at.delta_s) + static_cast<std::int64_t>(tile.head) * p.group * p.q_blocks * keys +
@@ -105,11 +119,12 @@ __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaR
     s.means_full[slot].wait(ring.means_out.parity);
     const std::uint8_t* const means = s.q_means[slot];
     float d[S::kGroups][2][4] = {};  // a group beyond chunk.groups is not stored
-    float shift[S::kGroups][2];
+    float shift[S::kGroups][4] = {};  // in lanes with t = 0
 #pragma unroll
     for (int level = 1; level >= 0; --level) {  // the low halves first
 #pragma unroll
       for (int k = 0; k < kDim / 16; ++k) {
+        const uint2 mean = g == 0 ? k_mean[k][t] : uint2{0, 0};
 #pragma unroll
         for (int m = 0; m < S::kGroups; ++m) {
           const uint4 raw = *reinterpret_cast<const uint4*>(means + m * mean_group_bytes(kDim) +
@@ -117,26 +132,22 @@ __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaR
           const std::uint32_t a[4] = {raw.x, raw.y, raw.z, raw.w};
           mma_16bit<T>(d[m][0], a, b[k][0], b[k][1]);
           mma_16bit<T>(d[m][1], a, b[k][2], b[k][3]);
+          mma_16bit<T>(shift[m], a, mean.x, mean.y);
         }
       }
-    }
-#pragma unroll
-    for (int m = 0; m < S::kGroups; ++m) {
-      const auto* const of = reinterpret_cast<const float*>(means + m * mean_group_bytes(kDim) + 64 * kDim);
-      shift[m][0] = of[g];
-      shift[m][1] = of[g + 8];
     }
     s.means_empty[slot].arrive();
     ring.means_out.advance();
     float* const to = out + (static_cast<std::int64_t>(chunk.head) * p.q_blocks + chunk.group * kMeanGroup) * keys;
 #pragma unroll
     for (int m = 0; m < S::kGroups; ++m) {
+      const float of_mean[2] = {__shfl_sync(~0U, shift[m][0], lane & ~3), __shfl_sync(~0U, shift[m][2], lane & ~3)};
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const int row = m * kMeanGroup + g + 8 * r;
         const int block = chunk.group * kMeanGroup + row;
         if (block < range.least || block >= p.q_blocks) continue;
-        const auto value = [&](int n, int e) { return (d[m][n][2 * r + e] - shift[m][r]) * factor; };
+        const auto value = [&](int n, int e) { return (d[m][n][2 * r + e] - of_mean[r]) * factor; };
         // Streaming: these are as many bytes as Q at 8k tokens, and this kernel does not read them.
         __stcs(reinterpret_cast<float4*>(to + row * keys), float4{value(0, 0), value(0, 1), value(1, 0), value(1, 1)});
       }

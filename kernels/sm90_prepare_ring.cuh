@@ -6,7 +6,7 @@
 namespace sage2::cuda::sm90 {
 
 /// Jobs of one head: first the statistics of K and V and all of its queries, `lag` heads later the codes of K and V,
-/// while these are still in L2. With smooth Q: K's statistics of all heads, then V's and the queries, then the codes.
+/// while these are still in L2.
 struct JobCounts {
   int k_statistics, v_statistics, q_blocks, tiles;
   __host__ __device__ int early() const { return k_statistics + v_statistics + q_blocks; }
@@ -24,20 +24,10 @@ struct Job {
 };
 
 __device__ __forceinline__ Job job_of(const PrepareParams& p, int index) {
-  JobCounts jobs = job_counts(p);
+  const JobCounts jobs = job_counts(p);
   const auto rows = [&](JobKind kind, int from, int number, int each, int length) {
     return Job{kind, from, number * each, min((number + 1) * each, length)};
   };
-  if (p.options.smooth_q) {
-    // A block of queries needs K's mean: that of all heads comes first.
-    const int first = p.kv_count * jobs.k_statistics;
-    if (index < first) {
-      const int from = index / jobs.k_statistics;
-      return rows(JobKind::k_statistics, from, index - from * jobs.k_statistics, kStatisticsRows, p.kv_len);
-    }
-    index -= first;
-    jobs.k_statistics = 0;
-  }
   const int early = jobs.early();
   const int late = jobs.late();
   const int lead = p.lag * early;
@@ -91,14 +81,13 @@ __device__ __forceinline__ void bring_channels(const PrepareParams& p, Channel* 
       const float scale = value(p.at.v_scale, c);
       to[c] = {value(p.at.v_mean, c), scale, scale > 0x1p-80F && scale < 0x1p80F ? inverse_of(scale) : 0.0F};
     }
-  } else if (kind == JobKind::k_codes || (kind == JobKind::q_codes && p.options.smooth_q)) {
-    if (kind == JobKind::q_codes) head /= p.group;
+  } else if (kind == JobKind::k_codes) {
     if (p.options.smooth_k) {
       if (lane == 0) await(progress.k_ready + head, 1);
       __syncwarp();
     }
     for (int c = lane; c < kDim; c += 32) to[c].mean = p.options.smooth_k ? value(p.at.k_mean, c) : 0.0F;
-    if (kind == JobKind::k_codes && p.options.smooth_q && lane == 0) {
+    if (p.options.smooth_q && lane == 0) {
       await(progress.q_blocks + head, p.group * p.q_blocks);
     }
   }
@@ -210,6 +199,7 @@ struct Ring {
   Shared& s;
   RingPosition<Shared::kStages> at = {};
   RingPosition<Shared::kSlots> means_in = {}, means_out = {};  ///< of slots for means of queries
+  int k_tile = 0;                                              ///< tiles of K so far
 
   /// Waits for the next tile. Rows beyond the last are zeros.
   __device__ __forceinline__ Tile take() {

@@ -136,20 +136,6 @@ __device__ __forceinline__ int mean_offset(int first, int channel) {
   return (channel / 16 * 32 + lane) * 16 + (row / 8 + channel / 8 % 2 * 2) * 4 + channel % 2 * 2;
 }
 
-/// The product of a block's mean, as its halves hold it, with K's mean, by which dS is shifted. A warp; eight threads
-/// would do.
-template <int kDim, class T>
-__device__ __forceinline__ float mean_shift(const float* q_mean, const Channel* k) {
-  float sum = 0;
-#pragma unroll 4
-  for (int c = threadIdx.x % 8; c < kDim; c += 8) {
-    const float high = round_like<T>(q_mean[c]);
-    sum = fmaf(high + round_like<T>(q_mean[c] - high), k[c].mean, sum);
-  }
-  for (int step = 4; step > 0; step /= 2) sum += __shfl_xor_sync(~0U, sum, step);
-  return sum;
-}
-
 /// Quantises the rows of a tile. kSubtract: the mean is subtracted from every row: K's, or of queries the tile's own,
 /// which is kept for dS. K's rows stay in the stage if `keep`.
 template <int kDim, class T, bool kIsQ, bool kSubtract>
@@ -257,17 +243,6 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
       for (int k = 0; k < g.count; ++k) amax = fmaxf(amax, row_maxima[g.first + g.step * k]);
       const Scale of_group = with_inverse(scale_of(amax, half_away, p.top));
       for (int k = 0; k < g.count; ++k) row_scales[g.first + g.step * k] = of_group;
-    }
-    // A warp that has no scale to compute; it counts the block after the barrier, which all means' writers have passed.
-    if constexpr (kSubtract) {
-      if (threadIdx.x >= kWorkers - 32) {
-        const float shift = mean_shift<kDim, T>(s.mean[ring.at.stage], ring.channels());
-        float* const to = reinterpret_cast<float*>(mean_group<kDim>(p, head, first) + 2 * kMeanGroup * kDim * 2);
-        const int block = first / kMeanRows % kMeanGroup;
-        if (threadIdx.x == kWorkers - 32) to[block] = shift;
-        const int beyond = static_cast<int>(threadIdx.x) - (kWorkers - 32);
-        if (first + kMeanRows >= p.q_len && beyond > block && beyond < kMeanGroup) to[beyond] = 0;
-      }
     }
     workers_sync();
     if constexpr (kSubtract) {
