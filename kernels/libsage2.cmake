@@ -1,7 +1,7 @@
 # libsage2: the C interface (sage2.h), a shared library that needs nothing but the C++ runtime.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
-add_library(sage2 SHARED sage2_api.cpp sm90_plan.cpp sm90_attention.cpp cuda_check.cpp ../reference/variant.cpp
+add_library(sage2 SHARED sage2_api.cpp sm90_plan.cpp sm90_attention.cpp sm90_tensor_map.cpp cuda_check.cpp ../reference/variant.cpp
                          ../reference/variant_list.cpp ../reference/variant_rules.cpp $<TARGET_OBJECTS:sage2_sm90>)
 target_link_libraries(sage2 PRIVATE sage2_options CUDA::cudart_static fmt::fmt-header-only)
 target_compile_definitions(sage2 PRIVATE SAGE2_VERSION="${PROJECT_VERSION}")

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cuda.h>
+
 #include <cstdint>
 
 /// Hopper's barriers in shared memory, bulk copies and register shares, one instruction a function.
@@ -23,10 +25,6 @@ struct alignas(8) Barrier {
   __device__ __forceinline__ void expect(std::uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(shared_address(&word)), "r"(bytes)
                  : "memory");
-  }
-  /// Arrives when this thread's copies of 16 bytes have landed.
-  __device__ __forceinline__ void arrive_after_copies() {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(shared_address(&word)) : "memory");
   }
   /// Waits for the end of the phase of this parity.
   __device__ __forceinline__ void wait(std::uint32_t parity) {
@@ -64,21 +62,14 @@ __device__ __forceinline__ std::uint64_t cache_policy(bool last_look) {
   return policy;
 }
 
-/// bulk_copy with a cache policy.
-__device__ __forceinline__ void bulk_copy(void* shared, const void* global, std::uint32_t bytes, Barrier& barrier,
-                                          std::uint64_t policy) {
+/// Copies a box of a tensor (sm90_tensor_map.hpp) that begins at these coordinates, with a cache policy.
+__device__ __forceinline__ void tensor_copy(void* shared, const CUtensorMap& map, int channel, int token, int head,
+                                            int batch, Barrier& barrier, std::uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;\n" ::
-          "r"(shared_address(shared)),
-      "l"(global), "r"(bytes), "r"(shared_address(&barrier.word)), "l"(policy)
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3, %4, %5}], [%6], %7;\n" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(channel), "r"(token), "r"(head), "r"(batch), "r"(shared_address(&barrier.word)), "l"(policy)
       : "memory");
-}
-
-/// Copies 16 bytes from device to shared memory, or writes zeros.
-__device__ __forceinline__ void copy_16(void* shared, const void* global, bool zeros, std::uint64_t policy) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;\n" ::"r"(shared_address(shared)),
-               "l"(global), "r"(zeros ? 0 : 16), "l"(policy)
-               : "memory");
 }
 
 /// What this thread wrote to shared memory comes before later bulk copies into it.

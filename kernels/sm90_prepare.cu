@@ -7,6 +7,7 @@
 #include "kernels/sm90_prepare.hpp"
 #include "kernels/sm90_prepare_delta.cuh"
 #include "kernels/sm90_prepare_values.cuh"
+#include "kernels/sm90_tensor_map.hpp"
 #include "reference/formats.hpp"
 
 namespace sage2::cuda::sm90 {
@@ -53,9 +54,10 @@ inline constexpr int kBlocks = kDim == 64 ? 3 : 2;
 
 template <int kDim, class T, bool kSmoothQ>
 __global__ void __launch_bounds__(kPrepareThreads, kBlocks<kDim>)
-    prepare_kernel(const __grid_constant__ PrepareParams p) {
+    prepare_kernel(const __grid_constant__ PrepareParams p, const __grid_constant__ PrepareMaps maps) {
   using S = PrepareShared<kDim>;
-  extern __shared__ __align__(128) std::uint8_t raw[];
+  // Dynamic shared memory begins at a multiple of 1024 bytes, since there is no other.
+  extern __shared__ __align__(1024) std::uint8_t raw[];
   auto& s = *reinterpret_cast<S*>(raw);
   if (threadIdx.x == 0) {
     for (int i = 0; i < S::kStages; ++i) {
@@ -72,7 +74,7 @@ __global__ void __launch_bounds__(kPrepareThreads, kBlocks<kDim>)
   if (threadIdx.x < kWorkers) {
     work<kSmoothQ, kDim, T>(p, s);
   } else {
-    bring_jobs<kDim, T>(p, s);
+    bring_jobs(p, maps, s);
   }
 }
 
@@ -111,28 +113,25 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.q_blocks = (p.q_len + kMeanRows - 1) / kMeanRows;
   p.q_groups = (p.q_blocks + kMeanGroup - 1) / kMeanGroup;
   p.chunks = (p.kv_len + kStatisticsRows - 1) / kStatisticsRows;
-  // The second look comes when the first is surely over; a shorter lag saves memory traffic, but blocks then wait. With
-  // smooth Q, codes of K need all of a head's Q too: these come first for all heads, which is faster than any lag.
+  // The second look comes when the first is surely over, and no later: then L2 still has the rows. With smooth Q codes
+  // of K need all of a head's Q too: these come first for all heads, which is faster than any lag.
   const JobCounts jobs = job_counts(p);
-  constexpr int kSurelyOver = 1500;
-  p.lag = options.smooth_q ? p.kv_count : std::min(p.kv_count, 1 + kSurelyOver / (jobs.early() + jobs.late()));
+  const int surely_over = padded_head_dim(p.head_dim) == 64 ? 2200 : (padded_head_dim(p.head_dim) == 128 ? 1150 : 800);
+  p.lag = options.smooth_q ? p.kv_count : std::min(p.kv_count, 1 + surely_over / (jobs.early() + jobs.late()));
   p.sm_scale = problem.sm_scale;
   p.is_causal = problem.is_causal ? 1 : 0;
   p.causal_shift = static_cast<int>(problem.causal_shift());
   p.dtype = problem.q.dtype;
   p.top = format_top(options.qk);
-  const auto wide = [&](const TensorView& t) {
-    return reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0 && t.stride_batch % 8 == 0 && t.stride_head % 8 == 0 &&
-           t.stride_token % 8 == 0 && p.head_dim % 8 == 0;
-  };
-  p.wide_q = wide(p.q);
-  p.wide_k = wide(p.k);
-  p.wide_v = wide(p.v);
   return p;
 }
 
 template <int kDim, class T, bool kSmoothQ>
-void launch(const PrepareParams& p, cudaStream_t stream) {
+void launch(PrepareParams p, cudaStream_t stream) {
+  PrepareMaps maps{};
+  p.wide_q = describe(p.q, kJobRows, maps.q);
+  p.wide_k = describe(p.k, kJobRows, maps.k);
+  p.wide_v = describe(p.v, kJobRows, maps.v);
   const JobCounts jobs = job_counts(p);
   const std::int64_t all = static_cast<std::int64_t>(p.kv_count) * (jobs.early() + jobs.late());
   int device = 0;
@@ -144,7 +143,7 @@ void launch(const PrepareParams& p, cudaStream_t stream) {
   const auto kernel = prepare_kernel<kDim, T, kSmoothQ>;
   SAGE2_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   const std::int64_t blocks = std::min<std::int64_t>(all, multiprocessors * kBlocks<kDim>);
-  kernel<<<static_cast<unsigned>(blocks), kPrepareThreads, kShared, stream>>>(p);
+  kernel<<<static_cast<unsigned>(blocks), kPrepareThreads, kShared, stream>>>(p, maps);
   SAGE2_CUDA_CHECK_LAUNCH(prepare_kernel);
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -8,7 +9,7 @@
 #include "kernels/sm90_prepare.hpp"
 
 /// What the jobs of the preparation share. Blocks stay on their multiprocessor. One warp takes jobs from a counter and
-/// brings their rows into a ring of stages with bulk copies; eight warps work on what is there. 16-byte chunks of a
+/// brings their rows into a ring of stages by the copy engine; eight warps work on what is there. 16-byte chunks of a
 /// row are the unit of reading, kDim / 8 threads a row.
 namespace sage2::cuda::sm90 {
 
@@ -32,7 +33,11 @@ struct PrepareParams {
   int is_causal, causal_shift;
   DType dtype;
   float top;                    ///< largest code of Q and K
-  bool wide_q, wide_k, wide_v;  ///< rows are aligned for bulk copies
+  bool wide_q, wide_k, wide_v;  ///< the copy engine can read the tensor
+};
+/// The tensors as the copy engine sees them, where it can.
+struct PrepareMaps {
+  CUtensorMap q, k, v;
 };
 
 /// Counters in device memory, zero at the start. [heads] arrays follow the ticket.
@@ -67,8 +72,7 @@ enum class JobKind : int { k_statistics, v_statistics, q_codes, k_codes, v_codes
 struct Tile {
   JobKind kind;
   int head, first, count;
-  int pitch;   ///< bytes between rows
-  int copied;  ///< zero: the tensor's rows are not aligned, and the workers load them themselves
+  int copied;  ///< zero: the copy engine cannot read the tensor, and the workers load the rows themselves
 };
 
 /// The scale's inverse, a little less and a little more: between x below and x above lies the IEEE quotient x / scale.
@@ -92,11 +96,12 @@ struct PrepareShared {
   static constexpr int kChunks = kDim / 8;          ///< threads a row
   static constexpr int kRows = kWorkers / kChunks;  ///< rows at a time
   static constexpr int kPasses = kJobRows / kRows;  ///< of the workers over a stage
-  static constexpr int kRowBytes = 2 * kDim + 16;   ///< padding: 16-byte reads down a column touch all banks
+  static constexpr int kPassBytes = kRows * 128;
+  static_assert(kRows % 8 == 0);  // so that chunks of all rows of a thread are exchanged alike
   static constexpr int kStages = kDim == 256 ? 1 : 2;
   static constexpr int kSlots = 2;                     ///< of means of queries
   static constexpr int kGroups = kDim == 256 ? 1 : 2;  ///< of kMeanGroup blocks in a slot
-  alignas(128) std::uint8_t raw[kStages][kJobRows * kRowBytes];
+  alignas(1024) std::uint8_t raw[kStages][kJobRows * kDim * 2];
   union {
     double sums[kWorkers / 32][kDim];   ///< of a warp
     uint4 extremes[2][kRows][kChunks];  ///< low, high
@@ -113,6 +118,12 @@ struct PrepareShared {
   Barrier means_full[kSlots], means_empty[kSlots];
   int last;
 };
+
+/// Byte of a chunk of a row in a stage: images of 64 channels, whose chunks are exchanged as the copy engine does it,
+/// so that reads along a row and down a column touch all banks.
+__device__ __forceinline__ int raw_offset(int row, int chunk) {
+  return chunk / 8 * (kJobRows * 128) + row * 128 + ((chunk % 8) ^ (row % 8)) * 16;
+}
 
 /// The first element of a head; heads are counted over batch and heads.
 template <class T>

@@ -83,8 +83,8 @@ __device__ __forceinline__ void put_mean(Ring<kDim, T>& ring) {
 
 /// dS of one key tile for every block of every query head of the group. K is taken as captured: its 16-bit values are
 /// exact operands. K' differs by its mean, which shifts a block's whole row of dS by a constant, and that is subtracted
-/// so that dS stays as small as the variant means it (the softmax would cancel it): the mean is one more key. Warps wait
-/// for copies only, and not for each other.
+/// so that dS stays as small as the variant means it (the softmax would cancel it): the mean is one more key. Warps
+/// wait for copies only, and not for each other.
 template <int kDim, class T>
 __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaRange& range) {
   using S = PrepareShared<kDim>;
@@ -98,10 +98,11 @@ __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaR
   // first column, 4t + 2 and 4t + 3 of the second: a thread gets dS of four keys in a row.
   std::uint32_t b[kDim / 16][4];
   {
-    const int row = min(key + lane % 8 / 2 * 4 + lane / 16 * 2 + lane % 2, tile.count - 1);
-    const std::uint8_t* const from = ring.rows() + row * tile.pitch + lane / 8 % 2 * 16;
+    const int row = key + lane % 8 / 2 * 4 + lane / 16 * 2 + lane % 2;
 #pragma unroll
-    for (int k = 0; k < kDim / 16; ++k) ptx::ldmatrix_x4(b[k], shared_address(from + k * 32));
+    for (int k = 0; k < kDim / 16; ++k) {
+      ptx::ldmatrix_x4(b[k], shared_address(ring.rows() + raw_offset(row, 2 * k + lane / 8 % 2)));
+    }
   }
   ring.release();
   const uint2(*const k_mean)[4] = s.k_mean[ring.k_tile++ % 2];
@@ -118,7 +119,7 @@ __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaR
     const int slot = ring.means_out.stage;
     s.means_full[slot].wait(ring.means_out.parity);
     const std::uint8_t* const means = s.q_means[slot];
-    float d[S::kGroups][2][4] = {};  // a group beyond chunk.groups is not stored
+    float d[S::kGroups][2][4] = {};   // a group beyond chunk.groups is not stored
     float shift[S::kGroups][4] = {};  // in lanes with t = 0
 #pragma unroll
     for (int level = 1; level >= 0; --level) {  // the low halves first

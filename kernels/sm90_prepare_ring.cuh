@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/sm90_prepare.cuh"
+#include "kernels/sm90_tensor_map.hpp"
 
 /// The order of the jobs, and the ring that brings their rows.
 namespace sage2::cuda::sm90 {
@@ -93,52 +94,34 @@ __device__ __forceinline__ void bring_channels(const PrepareParams& p, Channel* 
   }
 }
 
-/// Starts the copies of a tile's rows.
-template <int kDim, class T>
-__device__ __forceinline__ void bring_rows(const PrepareParams& p, PrepareShared<kDim>& s, int stage, const Job& job,
-                                           int first, int lane) {
+/// Starts the copies of a tile's rows. Rows beyond the last, and channels beyond head_dim, become zeros.
+template <int kDim>
+__device__ __forceinline__ void bring_rows(const PrepareParams& p, const PrepareMaps& maps, PrepareShared<kDim>& s,
+                                           int stage, const Job& job, int first, int lane) {
+  Barrier& full = s.full[stage];
+  if (lane > 0) return full.arrive();
   // K and V are looked at twice.
   const std::uint64_t policy = cache_policy(job.kind != JobKind::k_statistics && job.kind != JobKind::v_statistics);
   const bool is_q = job.kind == JobKind::q_codes;
   const bool is_v = job.kind == JobKind::v_statistics || job.kind == JobKind::v_codes;
-  const TensorView& tensor = is_q ? p.q : (is_v ? p.v : p.k);
   const bool wide = is_q ? p.wide_q : (is_v ? p.wide_v : p.wide_k);
-  const int count = min(kJobRows, job.end - first);
-  // Rows that are read down a column need the padding; others may come in one piece.
-  const bool by_columns = job.kind == JobKind::v_codes || (job.kind == JobKind::k_codes && p.options.smooth_q);
-  const bool one_piece = wide && tensor.stride_token == kDim && p.head_dim == kDim && !by_columns;
-  const int pitch = one_piece ? 2 * kDim : PrepareShared<kDim>::kRowBytes;
-  if (lane == 0) s.tile[stage] = {job.kind, job.head, first, count, pitch, wide ? 1 : 0};
-  Barrier& full = s.full[stage];
+  s.tile[stage] = {job.kind, job.head, first, min(kJobRows, job.end - first), wide ? 1 : 0};
   if (!wide) return full.arrive();
-  const T* from = head_of<T>(tensor, job.head) + first * tensor.stride_token;
-  if (one_piece) {
-    if (lane > 0) return full.arrive();
-    fence_before_bulk_copy();
-    full.expect(count * 2 * kDim);
-    bulk_copy(s.raw[stage], from, count * 2 * kDim, full, policy);
-  } else {
-    constexpr int kChunks = kDim / 8;
-    constexpr int kRows = 32 / kChunks;  // of one instruction
-    const int channel = lane % kChunks * 8;
-    const int row = lane / kChunks;
-    const bool beyond = channel >= p.head_dim;
-    from += row * tensor.stride_token + (beyond ? 0 : channel);
-    std::uint8_t* const to = s.raw[stage] + row * pitch + channel * 2;
-    const std::int64_t step = kRows * tensor.stride_token;
-#pragma unroll 8
-    for (int i = 0; i < kJobRows / kRows; ++i) {
-      const bool real = row + i * kRows < count;
-      copy_16(to + i * kRows * pitch, real ? from : tensor.data, !real || beyond, policy);
-      from += step;
-    }
-    full.arrive_after_copies();
+  const int heads = static_cast<int>(is_q ? p.q.heads : p.k.heads);
+  const int batch = job.head / heads;
+  const CUtensorMap& map = is_q ? maps.q : (is_v ? maps.v : maps.k);
+  fence_before_bulk_copy();
+  full.expect(sizeof(s.raw[0]));
+#pragma unroll
+  for (int c = 0; c < kDim / kBoxChannels; ++c) {
+    tensor_copy(s.raw[stage] + c * (kJobRows * 128), map, c * kBoxChannels, first, job.head - batch * heads, batch,
+                full, policy);
   }
 }
 
 /// The warp that keeps the ring full.
-template <int kDim, class T>
-__device__ void bring_jobs(const PrepareParams& p, PrepareShared<kDim>& s) {
+template <int kDim>
+__device__ void bring_jobs(const PrepareParams& p, const PrepareMaps& maps, PrepareShared<kDim>& s) {
   const int lane = threadIdx.x % 32;
   int* const tickets = progress_of(p).ticket;
   RingPosition<PrepareShared<kDim>::kStages> at;
@@ -150,7 +133,7 @@ __device__ void bring_jobs(const PrepareParams& p, PrepareShared<kDim>& s) {
     if (lane == 0) next = atomicAdd(tickets, 1);
     for (int first = job.first; first < job.end; first += kJobRows) {
       s.empty[at.stage].wait(at.parity ^ 1);
-      bring_rows<kDim, T>(p, s, at.stage, job, first, lane);
+      bring_rows(p, maps, s, at.stage, job, first, lane);
       bring_channels<kDim>(p, s.channel[at.stage], job.kind, job.head, lane);
       s.full[at.stage].arrive();
       at.advance();
@@ -170,22 +153,21 @@ __device__ __noinline__ uint4 load_chunk_slowly(const T* row, int first, int hea
   return *reinterpret_cast<const uint4*>(out);
 }
 
-/// Rows that the copies have left out: all of them where the tensor is not aligned; zeros beyond the last.
+/// A tile that the copy engine cannot read.
 template <int kDim, class T>
-__device__ __noinline__ void complete_rows(const PrepareParams& p, std::uint8_t* rows, const Tile& tile) {
+__device__ __noinline__ void load_rows_slowly(const PrepareParams& p, std::uint8_t* rows, const Tile& tile) {
   constexpr int kChunks = PrepareShared<kDim>::kChunks;
   const bool is_v = tile.kind == JobKind::v_statistics || tile.kind == JobKind::v_codes;
   const TensorView& tensor = tile.kind == JobKind::q_codes ? p.q : (is_v ? p.v : p.k);
   const T* const head = head_of<T>(tensor, tile.head);
-  const int first = tile.copied != 0 ? tile.count * kChunks : 0;
-  for (int i = first + static_cast<int>(threadIdx.x); i < kJobRows * kChunks; i += kWorkers) {
+  for (int i = static_cast<int>(threadIdx.x); i < kJobRows * kChunks; i += kWorkers) {
     const int row = i / kChunks;
     const int chunk = i % kChunks;
     uint4 bits = {0, 0, 0, 0};
     if (row < tile.count) {
       bits = load_chunk_slowly(head + (tile.first + row) * tensor.stride_token, chunk * 8, p.head_dim);
     }
-    *reinterpret_cast<uint4*>(rows + row * tile.pitch + chunk * 16) = bits;
+    *reinterpret_cast<uint4*>(rows + raw_offset(row, chunk)) = bits;
   }
   fence_before_bulk_copy();
   workers_sync();
@@ -205,12 +187,14 @@ struct Ring {
   __device__ __forceinline__ Tile take() {
     s.full[at.stage].wait(at.parity);
     const Tile tile = s.tile[at.stage];
-    if (tile.kind != JobKind::none && (tile.copied == 0 || tile.count < kJobRows)) {
-      complete_rows<kDim, T>(p, rows(), s.tile[at.stage]);
-    }
+    if (tile.kind != JobKind::none && tile.copied == 0) load_rows_slowly<kDim, T>(p, rows(), s.tile[at.stage]);
     return tile;
   }
   [[nodiscard]] __device__ __forceinline__ std::uint8_t* rows() const { return s.raw[at.stage]; }
+  /// This thread's chunk of its first row; its other rows are kPassBytes apart.
+  [[nodiscard]] __device__ __forceinline__ const std::uint8_t* mine() const {
+    return rows() + raw_offset(threadIdx.x / Shared::kChunks, threadIdx.x % Shared::kChunks);
+  }
   [[nodiscard]] __device__ __forceinline__ const Channel* channels() const { return s.channel[at.stage]; }
   /// This thread needs the stage no longer. (One arrival a warp would do, but racecheck would not understand it.)
   __device__ __forceinline__ void release() {

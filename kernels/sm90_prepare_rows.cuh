@@ -149,11 +149,10 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
   const int chunk = threadIdx.x % S::kChunks;
   const int lane_row = threadIdx.x / S::kChunks;
   const bool half_away = p.options.gran == QkGran::per_thread;
-  const std::uint8_t* const from = ring.rows() + lane_row * tile.pitch + chunk * 16;
-  const int step = S::kRows * tile.pitch;
+  const std::uint8_t* const from = ring.mine();
   float* const row_maxima = s.row_max[ring.at.stage];
   Scale* const row_scales = s.row_scale[ring.at.stage];
-  const auto raw = [&](int pass) { return *reinterpret_cast<const uint4*>(from + pass * step); };
+  const auto raw = [&](int pass) { return *reinterpret_cast<const uint4*>(from + pass * S::kPassBytes); };
 
   float subtract[8];
   if constexpr (kSubtract) {
@@ -307,7 +306,8 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
   for (int pass = 0; pass < passes; ++pass) {
     if constexpr (kIsQ) scale = row_scales[pass * S::kRows + lane_row];
     unsigned unsure;
-    *place(pass) = encode(smoothed(pass), scale, p.options.e4m3_codes, unsure);
+    // Streaming, here and for V: codes must not drive out of L2 what is to be looked at again.
+    __stcs(place(pass), encode(smoothed(pass), scale, p.options.e4m3_codes, unsure));
     if (unsure != 0) redo |= 1U << pass;
   }
   while (redo != 0) {

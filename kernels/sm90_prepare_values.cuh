@@ -19,10 +19,10 @@ __device__ void k_statistics(Ring<kDim, T>& ring, Tile tile) {
   const int end = min((index + 1) * kStatisticsRows, p.kv_len);
   double sum[8] = {};
   for (;;) {
-    const std::uint8_t* const from = ring.rows() + lane_row * tile.pitch + chunk * 16;
+    const std::uint8_t* const from = ring.mine();
 #pragma unroll 4
     for (int pass = 0; pass < S::kPasses; ++pass) {
-      const Eight x = to_floats<T>(*reinterpret_cast<const uint4*>(from + pass * S::kRows * tile.pitch));
+      const Eight x = to_floats<T>(*reinterpret_cast<const uint4*>(from + pass * S::kPassBytes));
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(x.x[i]);
     }
@@ -60,13 +60,13 @@ __device__ void v_statistics(Ring<kDim, T>& ring, Tile tile) {
   const bool smooth = p.options.smooth_v;
   double sum[8] = {};
   // The chunk's first row takes part more than once.
-  Extremes<T> of(as_pairs<T>(*reinterpret_cast<const uint4*>(ring.rows() + chunk * 16)));
+  Extremes<T> of(as_pairs<T>(*reinterpret_cast<const uint4*>(ring.rows() + raw_offset(0, chunk))));
   for (;;) {
-    const std::uint8_t* const from = ring.rows() + lane_row * tile.pitch + chunk * 16;
+    const std::uint8_t* const from = ring.mine();
 #pragma unroll 2
     for (int pass = 0; pass < S::kPasses; ++pass) {
       if (pass * S::kRows + lane_row >= tile.count) continue;
-      const uint4 raw = *reinterpret_cast<const uint4*>(from + pass * S::kRows * tile.pitch);
+      const uint4 raw = *reinterpret_cast<const uint4*>(from + pass * S::kPassBytes);
       of.take(as_pairs<T>(raw));
       if (smooth) {
         const Eight x = to_floats<T>(raw);
@@ -136,7 +136,7 @@ __device__ __forceinline__ float quotient(float x, const Channel& c) {
 __device__ __forceinline__ void store_further(std::uint8_t* at, int i, unsigned word) {
   // A row is 128 bytes, and its chunks of 16 are exchanged by the channel's low bits. Tiles are aligned to 1024 bytes.
   const auto to = reinterpret_cast<std::uintptr_t>(at) ^ static_cast<unsigned>(i * (kTileKeys + 16));
-  asm volatile("st.global.b32 [%0], %1;\n" ::"l"(to), "r"(word) : "memory");
+  asm volatile("st.global.cs.b32 [%0], %1;\n" ::"l"(to), "r"(word) : "memory");
 }
 
 /// Codes of V for one key tile, transposed and with the keys exchanged as the kernel wants them.
@@ -144,19 +144,20 @@ template <int kDim, class T>
 __device__ void v_codes(Ring<kDim, T>& ring, const Tile& tile) {
   using S = PrepareShared<kDim>;
   const PrepareParams& p = ring.p;
-  // A thread takes four keys that stand side by side in V^T, and eight channels: a warp writes whole rows.
-  const int quad = threadIdx.x % 32;
-  const int key = quad / 4 * 16 + quad % 4 * 2;  // the others: + 1, + 8, + 9
-  const std::uint8_t* const from = ring.rows() + key * tile.pitch;
+  // A thread takes four keys that stand side by side in V^T, and eight channels. A warp takes 64 keys and two chunks of
+  // channels: it reads without bank conflicts, and writes 64 bytes of two rows of V^T at a time.
+  const int lane = threadIdx.x % 32;
   std::uint8_t* const image =
       part<std::uint8_t>(p, p.at.v) +
       (static_cast<std::int64_t>(tile.head) * p.k_tiles + tile.first / kTileKeys) * (kTileKeys * kDim);
 #pragma unroll 1
-  for (int chunk = threadIdx.x / 32; chunk < S::kChunks; chunk += kWorkers / 32) {
+  for (int item = threadIdx.x / 32; item < S::kChunks; item += kWorkers / 32) {
+    const int key = item % 2 * 64 + lane / 8 * 16 + lane % 4 * 2;  // the others: + 1, + 8, + 9
+    const int chunk = item / 2 * 2 + lane / 4 % 2;
     Eight rows[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      rows[j] = to_floats<T>(*reinterpret_cast<const uint4*>(from + (j / 2 * 8 + j % 2) * tile.pitch + chunk * 16));
+      rows[j] = to_floats<T>(*reinterpret_cast<const uint4*>(ring.rows() + raw_offset(key + j / 2 * 8 + j % 2, chunk)));
     }
     std::uint8_t* const to = image + v_offset(key, chunk * 8);
     bool plain = tile.count == kJobRows;
