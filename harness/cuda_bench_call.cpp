@@ -66,21 +66,16 @@ BenchCall::BenchCall(BenchTensors& tensors, const sm90::Plan& plan, cudaStream_t
     : tensors_(tensors),
       plan_(plan),
       parts_(sm90::plan_workspace(tensors.problem(), plan.prepare, false)),
-      memory_(parts_.bytes + 1024, stream),
+      memory_(parts_.bytes + sm90::kWorkspaceAlignment, stream),
       stream_(stream) {}
 
-namespace {
-void* aligned(std::uint8_t* memory) {
-  return reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(memory) + 1023) / 1024 * 1024);  // NOLINT
-}
-}  // namespace
-
 void BenchCall::prepare() {
-  sm90::prepare(tensors_.problem(), plan_.prepare, parts_, aligned(memory_.data()), false, stream_);
+  sm90::prepare(tensors_.problem(), plan_.prepare, parts_, sm90::align_workspace(memory_.data()), false, stream_);
 }
 
 void BenchCall::attend_into(void* o, sm90::OutType type) {
-  auto params = sm90::attention_params(tensors_.problem(), plan_.prepare, parts_, aligned(memory_.data()), false);
+  auto params =
+      sm90::attention_params(tensors_.problem(), plan_.prepare, parts_, sm90::align_workspace(memory_.data()), false);
   params.o = o;
   params.o_type = type;
   sm90::attention(params, plan_.kernel, stream_);
@@ -91,7 +86,8 @@ void BenchCall::attend() {
 }
 
 void BenchCall::rewind() {
-  const auto params = sm90::attention_params(tensors_.problem(), plan_.prepare, parts_, aligned(memory_.data()), false);
+  const auto params =
+      sm90::attention_params(tensors_.problem(), plan_.prepare, parts_, sm90::align_workspace(memory_.data()), false);
   SAGE2_CUDA_CHECK(cudaMemsetAsync(params.next_tile, 0, sizeof(int), stream_));
 }
 

@@ -28,11 +28,12 @@ std::optional<std::vector<float>> attend_fast(const DeviceHeads& heads, const Va
   const auto plan = fast_plan(variant);
   if (!plan) return std::nullopt;
   const auto at = cuda::sm90::plan_workspace(problem, plan->prepare, false);
-  cuda::DeviceBuffer<std::byte> workspace(at.bytes, stream);
+  cuda::DeviceBuffer<std::byte> memory(at.bytes + cuda::sm90::kWorkspaceAlignment, stream);
+  void* const workspace = cuda::sm90::align_workspace(memory.data());
   cuda::DeviceBuffer<float> o(static_cast<std::size_t>(problem.q_count() * problem.q.tokens * problem.q.channels),
                               stream);
-  cuda::sm90::prepare(problem, plan->prepare, at, workspace.data(), false, stream);
-  auto params = cuda::sm90::attention_params(problem, plan->prepare, at, workspace.data(), false);
+  cuda::sm90::prepare(problem, plan->prepare, at, workspace, false, stream);
+  auto params = cuda::sm90::attention_params(problem, plan->prepare, at, workspace, false);
   params.o = o.data();
   params.o_type = cuda::sm90::OutType::fp32;
   cuda::sm90::attention(params, plan->kernel, stream);

@@ -185,8 +185,6 @@ void check_chip(int device) {
   }
 }
 
-constexpr std::size_t kAlignment = 1024;
-
 enum class Half : std::uint8_t { both, prepare, attend };
 
 void run(const sage2_variant* variant, const sage2_args* args, void* workspace, std::size_t workspace_bytes,
@@ -196,9 +194,9 @@ void run(const sage2_variant* variant, const sage2_args* args, void* workspace, 
   const DeviceProblem problem = problem_of(a);
   const bool with_lse = a.lse != nullptr;
   const sm90::Workspace parts = sm90::plan_workspace(problem, plan.prepare, with_lse);
-  if (workspace_bytes < parts.bytes + kAlignment) {
+  if (workspace_bytes < parts.bytes + sm90::kWorkspaceAlignment) {
     refuse(SAGE2_WORKSPACE_TOO_SMALL, "the workspace has {} bytes, expected at least {}", workspace_bytes,
-           parts.bytes + kAlignment);
+           parts.bytes + sm90::kWorkspaceAlignment);
   }
   const int device = device_of(workspace, "workspace");
   if (half != Half::attend) {
@@ -216,8 +214,7 @@ void run(const sage2_variant* variant, const sage2_args* args, void* workspace, 
   const CurrentDevice current(device);
   check_chip(device);
 
-  const auto address = reinterpret_cast<std::uintptr_t>(workspace);
-  void* const base = static_cast<char*>(workspace) + ((address + kAlignment - 1) / kAlignment * kAlignment - address);
+  void* const base = sm90::align_workspace(workspace);
   if (half != Half::attend) sm90::prepare(problem, plan.prepare, parts, base, with_lse, stream);
   if (half == Half::prepare) return;
   auto params = sm90::attention_params(problem, plan.prepare, parts, base, with_lse);
@@ -264,7 +261,7 @@ sage2_status sage2_workspace_size(const sage2_variant* variant, const sage2_args
     if (bytes == nullptr) refuse(SAGE2_INVALID_ARGUMENT, "bytes is NULL");
     const auto plan = sm90::plan(variant_of(given(variant, "variant")));
     const sage2_args& a = given(args, "args");
-    *bytes = sm90::plan_workspace(problem_of(a), plan.prepare, a.lse != nullptr).bytes + kAlignment;
+    *bytes = sm90::plan_workspace(problem_of(a), plan.prepare, a.lse != nullptr).bytes + sm90::kWorkspaceAlignment;
   });
 }
 

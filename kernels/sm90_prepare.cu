@@ -159,7 +159,7 @@ Workspace plan_workspace(const DeviceProblem& problem, const PrepareOptions& opt
   Workspace w{};
   const auto take = [&](std::size_t bytes) {
     const std::size_t at = w.bytes;
-    w.bytes += (bytes + 1023) / 1024 * 1024;
+    w.bytes += (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
     return at;
   };
   w.progress_bytes = progress_bytes(p.kv_count);
@@ -182,6 +182,7 @@ Workspace plan_workspace(const DeviceProblem& problem, const PrepareOptions& opt
 
 void prepare(const DeviceProblem& problem, const PrepareOptions& options, const Workspace& at, void* workspace,
              bool with_lse, cudaStream_t stream) {
+  if (align_workspace(workspace) != workspace) throw std::invalid_argument("prepare: the workspace is not aligned");
   const auto p = prepare_params(problem, options, at, workspace);
   SAGE2_CUDA_CHECK(cudaMemsetAsync(p.base + at.progress, 0, at.progress_bytes, stream));
   with_element_type(p.dtype, [&]<class T>(const T*) {

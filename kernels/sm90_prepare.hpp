@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <cstdint>
 
 #include "kernels/device_problem.hpp"
 #include "kernels/sm90_tiles.hpp"
@@ -21,7 +22,17 @@ struct PrepareOptions {
   bool e4m3_codes = false;  ///< write the codes of Q and K as E4M3 numbers, which hold -16 .. 16 exactly
 };
 
-/// Where the parts of a workspace begin, in bytes. All parts are aligned to 1024 bytes.
+/// Of a workspace and its parts: the kernels address tiles by their low bits.
+inline constexpr std::size_t kWorkspaceAlignment = 1024;
+
+/// The first aligned byte of memory that is kWorkspaceAlignment larger than a workspace.
+[[nodiscard]] inline void* align_workspace(void* memory) {
+  const auto address = reinterpret_cast<std::uintptr_t>(memory);
+  return static_cast<std::byte*>(memory) +
+         ((kWorkspaceAlignment - address % kWorkspaceAlignment) % kWorkspaceAlignment);
+}
+
+/// Where the parts of a workspace begin, in bytes.
 struct Workspace {
   std::size_t progress, progress_bytes;  ///< counters: zeroed before each launch
   std::size_t q, k, v, q_scale, k_scale, v_scale, v_mean, delta_s;
@@ -33,8 +44,9 @@ struct Workspace {
 /// Lays out a workspace for a problem of this shape.
 [[nodiscard]] Workspace plan_workspace(const DeviceProblem& problem, const PrepareOptions& options, bool with_lse);
 
-/// Fills a workspace (device memory, aligned to 1024 bytes). FP16 or BF16 tensors of any strides. Enqueues a memset and
-/// one kernel (a second one for lse_shift where that is wanted); may be captured into a graph.
+/// Fills a workspace (device memory; throws std::invalid_argument where it is not aligned). FP16 or BF16 tensors of any
+/// strides. Enqueues a memset and one kernel (a second one for lse_shift where that is wanted); may be captured into a
+/// graph.
 void prepare(const DeviceProblem& problem, const PrepareOptions& options, const Workspace& at, void* workspace,
              bool with_lse, cudaStream_t stream);
 

@@ -134,7 +134,8 @@ __device__ __forceinline__ float quotient(float x, const Channel& c) {
 
 /// Stores word (key, channel + i) of a tile of V^T, given the place of (key, channel): i below 8, channel a multiple.
 __device__ __forceinline__ void store_further(std::uint8_t* at, int i, unsigned word) {
-  // A row is 128 bytes, and its chunks of 16 are exchanged by the channel's low bits. Tiles are aligned to 1024 bytes.
+  // A row is 128 bytes, and its chunks of 16 are exchanged by the channel's low bits. Tiles are as large as
+  // kWorkspaceAlignment or more, and aligned to it.
   const auto to = reinterpret_cast<std::uintptr_t>(at) ^ static_cast<unsigned>(i * (kTileKeys + 16));
   asm volatile("st.global.cs.b32 [%0], %1;\n" ::"l"(to), "r"(word) : "memory");
 }

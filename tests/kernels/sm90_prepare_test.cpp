@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
+#include <cstddef>
+#include <stdexcept>
 
 #include "fmt/core.h"
 #include "kernels/device_info.hpp"
@@ -40,11 +43,13 @@ class Prepared {
  public:
   Prepared(CapturedCall& call, const sm90::PrepareOptions& options)
       : options_(options), problem_(call.upload()), at_(sm90::plan_workspace(problem_, options, true)) {
-    DeviceBuffer<std::uint8_t> memory(at_.bytes, stream_.get());
-    SAGE2_CUDA_CHECK(cudaMemsetAsync(memory.data(), 0xFF, at_.bytes, stream_.get()));
-    sm90::prepare(problem_, options, at_, memory.data(), true, stream_.get());
-    params_ = sm90::attention_params(problem_, options, at_, memory.data(), true);
+    DeviceBuffer<std::uint8_t> memory(at_.bytes + sm90::kWorkspaceAlignment, stream_.get());
+    auto* const workspace = static_cast<std::uint8_t*>(sm90::align_workspace(memory.data()));
+    SAGE2_CUDA_CHECK(cudaMemsetAsync(workspace, 0xFF, at_.bytes, stream_.get()));
+    sm90::prepare(problem_, options, at_, workspace, true, stream_.get());
+    params_ = sm90::attention_params(problem_, options, at_, workspace, true);
     bytes_ = memory.download();
+    bytes_.erase(bytes_.begin(), bytes_.begin() + (workspace - memory.data()));
     dim_ = sm90::padded_head_dim(params_.head_dim);
   }
   template <class T>
@@ -131,6 +136,14 @@ class Prepared {
   std::vector<std::uint8_t> bytes_;
   int dim_ = 0;
 };
+
+TEST(Sm90Prepare, AlignsItsWorkspace) {
+  alignas(1024) std::array<std::byte, 2048> memory{};
+  EXPECT_EQ(sm90::align_workspace(memory.data()), memory.data());
+  EXPECT_EQ(sm90::align_workspace(memory.data() + 1), memory.data() + 1024);
+  EXPECT_EQ(sm90::align_workspace(memory.data() + 1023), memory.data() + 1024);
+  EXPECT_THROW(sm90::prepare({}, {}, {}, memory.data() + 16, false, nullptr), std::invalid_argument);
+}
 
 TEST(Sm90Prepare, HasTheCodesOfTheQuantiser) {
   const auto list = find_devices();
