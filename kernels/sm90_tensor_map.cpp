@@ -26,6 +26,7 @@ auto encoder() {
 }  // namespace
 
 bool describe(const TensorView& tensor, int rows, CUtensorMap& map) {
+  if (reinterpret_cast<std::uintptr_t>(tensor.data) % 16 != 0 || tensor.channels % 8 != 0) return false;  // NOLINT
   const std::array<std::int64_t, 4> sizes{tensor.channels, tensor.tokens, tensor.heads, tensor.batch};
   const std::array<std::int64_t, 3> strides{tensor.stride_token, tensor.stride_head, tensor.stride_batch};
   std::array<cuuint64_t, 4> dims{};
@@ -38,7 +39,7 @@ bool describe(const TensorView& tensor, int rows, CUtensorMap& map) {
     if (stride <= 0 || stride % 8 != 0) return false;
     bytes[i] = static_cast<cuuint64_t>(stride) * 2;
   }
-  if (reinterpret_cast<std::uintptr_t>(tensor.data) % 16 != 0 || encoder() == nullptr) return false;  // NOLINT
+  if (encoder() == nullptr) return false;
   const std::array<cuuint32_t, 4> box{kBoxChannels, static_cast<cuuint32_t>(rows), 1, 1};
   const std::array<cuuint32_t, 4> steps{1, 1, 1, 1};
   const auto type = tensor.dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;

@@ -9,6 +9,7 @@
 
 #include "fmt/core.h"
 #include "kernels/device_info.hpp"
+#include "kernels/sm90_tensor_map.hpp"
 #include "reference/formats.hpp"
 #include "reference/quantize.hpp"
 #include "tests/kernels/captured.hpp"
@@ -143,6 +144,37 @@ TEST(Sm90Prepare, AlignsItsWorkspace) {
   EXPECT_EQ(sm90::align_workspace(memory.data() + 1), memory.data() + 1024);
   EXPECT_EQ(sm90::align_workspace(memory.data() + 1023), memory.data() + 1024);
   EXPECT_THROW(sm90::prepare({}, {}, {}, memory.data() + 16, false, nullptr), std::invalid_argument);
+}
+
+TEST(Sm90Prepare, KnowsWhatTheCopyEngineCannotRead) {
+  alignas(16) std::array<std::uint16_t, 8> memory{};
+  const TensorView fine{.data = memory.data(),
+                        .batch = 2,
+                        .heads = 2,
+                        .tokens = 2,
+                        .channels = 64,
+                        .stride_batch = 256,
+                        .stride_head = 128,
+                        .stride_token = 64};
+  const auto refused = [](const TensorView& t) {
+    CUtensorMap map;
+    return !sm90::describe(t, 128, map);
+  };
+  TensorView t = fine;
+  t.data = memory.data() + 1;
+  EXPECT_TRUE(refused(t));
+  t = fine;
+  t.channels = 50;
+  EXPECT_TRUE(refused(t));
+  t = fine;
+  t.stride_token = 68;
+  EXPECT_TRUE(refused(t));
+  t = fine;
+  t.stride_head = 0;  // a broadcast head
+  EXPECT_TRUE(refused(t));
+  t = fine;
+  t.stride_batch = -256;
+  EXPECT_TRUE(refused(t));
 }
 
 TEST(Sm90Prepare, HasTheCodesOfTheQuantiser) {
