@@ -7,7 +7,7 @@
 namespace sage2::cuda::sm90 {
 
 /// Jobs of one head: first the statistics of K and V and all of its queries, `lag` heads later the codes of K and V,
-/// while these are still in L2.
+/// while these are still in L2. With smooth Q the codes of all heads come behind everything else.
 struct JobCounts {
   int k_statistics, v_statistics, q_blocks, tiles;
   __host__ __device__ int early() const { return k_statistics + v_statistics + q_blocks; }
@@ -147,6 +147,9 @@ __device__ void bring_jobs(const PrepareParams& p, const PrepareMaps& maps, Prep
 /// Channels first .. first + 7 of a row; zeros beyond head_dim.
 template <class T>
 __device__ __noinline__ uint4 load_chunk_slowly(const T* row, int first, int head_dim) {
+  // Expanded or flipped tensors have strides that the copy engine refuses, but aligned rows.
+  const bool whole = first + 8 <= head_dim && reinterpret_cast<std::uintptr_t>(row + first) % 16 == 0;
+  if (whole) return *reinterpret_cast<const uint4*>(row + first);
   alignas(16) T out[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) out[i] = first + i < head_dim ? row[first + i] : T(0.0F);

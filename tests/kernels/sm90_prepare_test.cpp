@@ -177,6 +177,31 @@ TEST(Sm90Prepare, KnowsWhatTheCopyEngineCannotRead) {
   EXPECT_TRUE(refused(t));
 }
 
+TEST(Sm90Prepare, KnowsWhatTheCopyEngineCanRead) {
+  const auto list = find_devices();
+  if (list.devices.empty()) GTEST_SKIP() << list.why_none;
+  if (list.devices.front().major != 9) GTEST_SKIP() << "the first GPU is not a Hopper chip";
+  const Stream stream;
+  DeviceBuffer<std::uint16_t> memory(2 * 4 * 256 * 64, stream.get());
+  const auto expect = [&](std::int64_t batch, std::int64_t channels, std::int64_t head, std::int64_t token) {
+    CUtensorMap map;
+    EXPECT_TRUE(sm90::describe({.data = memory.data(),
+                                .batch = batch,
+                                .heads = 4,
+                                .tokens = 256,
+                                .channels = channels,
+                                .stride_batch = batch == 1 ? 0 : 4 * 256 * 64,
+                                .stride_head = head,
+                                .stride_token = token},
+                               128, map))
+        << batch << ", " << channels << ", " << head << ", " << token;
+  };
+  expect(2, 64, 256 * 64, 64);
+  expect(2, 64, 64, 4 * 64);
+  expect(2, 40, 256 * 64, 64);
+  expect(1, 64, 256 * 64, 64);
+}
+
 TEST(Sm90Prepare, HasTheCodesOfTheQuantiser) {
   const auto list = find_devices();
   if (list.devices.empty()) GTEST_SKIP() << list.why_none;
