@@ -67,15 +67,15 @@ BenchCall::BenchCall(BenchTensors& tensors, const sm90::Plan& plan, cudaStream_t
       plan_(plan),
       parts_(sm90::plan_workspace(tensors.problem(), plan.prepare, false)),
       memory_(parts_.bytes + sm90::kWorkspaceAlignment, stream),
+      workspace_(sm90::align_workspace(memory_.data())),
       stream_(stream) {}
 
 void BenchCall::prepare() {
-  sm90::prepare(tensors_.problem(), plan_.prepare, parts_, sm90::align_workspace(memory_.data()), false, stream_);
+  sm90::prepare(tensors_.problem(), plan_.prepare, parts_, workspace_, false, stream_);
 }
 
 void BenchCall::attend_into(void* o, sm90::OutType type) {
-  auto params =
-      sm90::attention_params(tensors_.problem(), plan_.prepare, parts_, sm90::align_workspace(memory_.data()), false);
+  auto params = sm90::attention_params(tensors_.problem(), plan_.prepare, parts_, workspace_, false);
   params.o = o;
   params.o_type = type;
   sm90::attention(params, plan_.kernel, stream_);
@@ -86,8 +86,7 @@ void BenchCall::attend() {
 }
 
 void BenchCall::rewind() {
-  const auto params =
-      sm90::attention_params(tensors_.problem(), plan_.prepare, parts_, sm90::align_workspace(memory_.data()), false);
+  const auto params = sm90::attention_params(tensors_.problem(), plan_.prepare, parts_, workspace_, false);
   SAGE2_CUDA_CHECK(cudaMemsetAsync(params.next_tile, 0, sizeof(int), stream_));
 }
 

@@ -43,6 +43,7 @@ class BenchCall {
   sm90::Plan plan_;
   sm90::Workspace parts_;
   DeviceBuffer<std::uint8_t> memory_;
+  void* workspace_;  ///< memory_, aligned
   cudaStream_t stream_;
 };
 

@@ -116,7 +116,8 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   // The second look comes when the first is surely over, and no later: then L2 still has the rows. With smooth Q codes
   // of K need all of a head's Q too: these come first for all heads, which is faster than any lag.
   const JobCounts jobs = job_counts(p);
-  const int surely_over = padded_head_dim(p.head_dim) == 64 ? 2200 : (padded_head_dim(p.head_dim) == 128 ? 1150 : 800);
+  const int dim = padded_head_dim(p.head_dim);
+  const int surely_over = dim == 64 ? 2200 : (dim == 128 ? 1150 : 800);
   p.lag = options.smooth_q ? p.kv_count : std::min(p.kv_count, 1 + surely_over / (jobs.early() + jobs.late()));
   p.sm_scale = problem.sm_scale;
   p.is_causal = problem.is_causal ? 1 : 0;

@@ -254,7 +254,6 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
     }
   } else {
     // Keys 8i + 2t and 8i + 2t + 1 share a scale, and a thread's rows are a multiple of 8 apart.
-    static_assert(S::kRows % 8 == 0);
     // Subtracting the mean is monotonic, so the extremes of K' are those of K, smoothed.
     Extremes<T> of(as_pairs<T>(raw(0)));
     if (count == kJobRows) {
