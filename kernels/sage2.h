@@ -72,11 +72,11 @@ typedef struct sage2_args {
   int64_t head_dim;                                /* 1 .. 256 */
   sage2_tensor q, k, v;                            /* of dtype; never written */
   sage2_tensor o;                                  /* of o_dtype */
-  float* lse;       /* [batch, q_heads, q_len] natural log-sum-exp of the scores; NULL where it is not wanted */
-  int32_t dtype;    /* SAGE2_FLOAT16 or SAGE2_BFLOAT16 */
-  int32_t o_dtype;  /* any sage2_dtype */
-  int32_t mask;     /* sage2_mask */
-  float sm_scale;   /* more than 0; 1 / sqrt(head_dim) as a rule */
+  float* lse;      /* [batch, q_heads, q_len] natural log-sum-exp of the scores; NULL where it is not wanted */
+  int32_t dtype;   /* SAGE2_FLOAT16 or SAGE2_BFLOAT16 */
+  int32_t o_dtype; /* any sage2_dtype */
+  int32_t mask;    /* sage2_mask */
+  float sm_scale;  /* more than 0; 1 / sqrt(head_dim) as a rule */
 } sage2_args;
 
 struct CUstream_st; /* cudaStream_t is a pointer to it */
@@ -95,7 +95,7 @@ SAGE2_API sage2_status sage2_attention(const sage2_variant* variant, const sage2
                                        size_t workspace_bytes, struct CUstream_st* stream);
 
 /* The two halves of sage2_attention: after sage2_prepare, sage2_attend may run any number of times with the same
- * variant, workspace and sizes; it does not read q, k and v any more. */
+ * variant, workspace, sizes and queries: it reads q again, but neither k nor v. */
 SAGE2_API sage2_status sage2_prepare(const sage2_variant* variant, const sage2_args* args, void* workspace,
                                      size_t workspace_bytes, struct CUstream_st* stream);
 SAGE2_API sage2_status sage2_attend(const sage2_variant* variant, const sage2_args* args, void* workspace,

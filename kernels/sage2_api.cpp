@@ -199,8 +199,8 @@ void run(const sage2_variant* variant, const sage2_args* args, void* workspace, 
            parts.bytes + sm90::kWorkspaceAlignment);
   }
   const int device = device_of(workspace, "workspace");
+  same_device(a.q.data, "q", device);
   if (half != Half::attend) {
-    same_device(a.q.data, "q", device);
     same_device(a.k.data, "k", device);
     same_device(a.v.data, "v", device);
   }

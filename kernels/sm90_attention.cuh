@@ -13,7 +13,8 @@
 
 /// Attention on Hopper: INT8 or E4M3 codes of Q and K, E4M3 P and V (docs/kernels.md).
 ///
-/// One producer warp brings tiles with bulk copies into a ring; each consumer warpgroup owns 64 query rows. Warpgroups
+/// One producer warp brings tiles with bulk copies into a ring, three more quantise the queries of the next piece of
+/// work (sm90_queries.cuh), and each consumer warpgroup owns 64 query rows. Warpgroups
 /// take turns at the tensor cores: while one multiplies, the others turn scores into P. Blocks stay on their
 /// multiprocessor and take the next piece of work from a counter.
 namespace sage2::cuda::sm90 {
@@ -55,6 +56,9 @@ struct Config {
   static constexpr bool kTurns = Schedule_::kTurns;
   /// Warpgroups skip tiles that none of their rows sees. (With dS at 128 columns this would spill in the main loop.)
   static constexpr bool kSkips = !(kSmoothQ && kDim == 128);
+  /// A block takes the next piece of work with the first tile of this one and not with the last: work is shared out
+  /// less evenly, but smoothing and quantising this many queries takes longer than the tiles on their way.
+  static constexpr bool kEarly = kSmoothQ && kDim > 64;
   static constexpr int kRows = kConsumers * kTileRows;  ///< of a whole piece of work
   static constexpr int kThreads = (kConsumers + 1) * 128;
   // Of the 96, 128 or 168 registers a thread that a block of 5, 4 or 3 warpgroups starts with.
@@ -63,16 +67,27 @@ struct Config {
   static constexpr int kQBytes = kTileRows * kDim;
   static constexpr int kKvBytes = kTileKeys * kDim;
   static constexpr int kStages = kDim == 64 ? 6 : (kDim == 128 ? 4 : 2);
+  /// Rows of dS of a tile: two warpgroups are a block of queries, and share one.
+  static constexpr int kDeltas = kSmoothQ && kConsumers > 2 ? kConsumers : 1;
   static constexpr int kVColumns = kDim == 256 ? 128 : kDim;  ///< columns of V of one product
 };
+
+inline constexpr int kQuantisers = 3;        ///< warps that make codes of queries
+inline constexpr int kSegmentRows = 16;      ///< that one of them takes at a time
+inline constexpr int kQuantiserBarrier = 8;  ///< theirs; the warpgroups' turns are 1 to 4
 
 template <class C>
 struct Shared {
   alignas(1024) std::uint8_t q[C::kConsumers][C::kQBytes];
+  alignas(1024) std::uint8_t queries[C::kConsumers][2 * C::kQBytes];  ///< as captured, rows without gaps
   alignas(1024) std::uint8_t k[C::kStages][C::kKvBytes];
   alignas(1024) std::uint8_t v[C::kStages][C::kKvBytes];
-  alignas(16) float delta[C::kSmoothQ ? C::kStages : 1][C::kSmoothQ ? C::kConsumers : 1][kTileKeys];
+  alignas(16) float delta[C::kSmoothQ ? C::kStages : 1][C::kDeltas][kTileKeys];
   alignas(16) float k_scale[C::kStages][C::kKScales];
+  alignas(16) float q_scale[C::kConsumers][kTileRows];
+  alignas(16) float2 row_scale[C::kConsumers][kTileRows];  ///< of the queries in `queries`: largest magnitude, then
+                                                           ///< scale and inverse
+  float segment_max[C::kConsumers][kTileRows / kSegmentRows];
   Barrier q_full[C::kConsumers], q_empty[C::kConsumers];
   Barrier k_full[C::kStages], k_empty[C::kStages];
   Barrier v_full[C::kStages], v_empty[C::kStages];
@@ -93,39 +108,45 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
   std::uint32_t q_parity = 0;
   const int total = p.pieces.count;
   const std::int64_t kv_stride = static_cast<std::int64_t>(p.k_tiles) * C::kKvBytes;
-  for (int index = blockIdx.x;;) {
+  const auto post = [&](int index) {
     s.work_empty[work_at_.stage].wait(work_at_.parity ^ 1);
     s.work[work_at_.stage] = index < total ? index : -1;
     s.work_full[work_at_.stage].arrive();
     work_at_.advance();
-    if (index >= total) return;
+    return index;
+  };
+  for (int index = post(blockIdx.x); index < total;) {
     const Work w = work_at(p, C::kRows, index);
     const int kv = kv_head_of(p, w.head);
     const std::uint8_t* const k = p.k + kv * kv_stride;
     const std::uint8_t* const v = p.v + kv * kv_stride;
     const float* const k_scale = p.k_scale + static_cast<std::int64_t>(kv) * p.k_tiles * C::kKScales;
 
+    // The next piece is taken before this one is done, so that its queries can be quantised meanwhile.
+    const int ahead = C::kEarly ? 0 : w.tiles - 1;
+    int following = total;
+    const auto next = [&] { following = post(atomicAdd(p.next_tile, 1) + gridDim.x); };
     if (w.tiles > 0) {
-#pragma unroll
-      for (int i = 0; i < C::kConsumers; ++i) {
+      for (int i = 0; i < C::kConsumers && p.queries.data == nullptr; ++i) {
         s.q_empty[i].wait(q_parity ^ 1);
         // A tile beyond the last one: any rows will do, nothing of them is stored.
-        const int tile = min(w.row / kTileRows + i, p.q_tiles - 1);
-        s.q_full[i].expect(C::kQBytes);
-        bulk_copy(s.q[i], p.q + (static_cast<std::int64_t>(w.head) * p.q_tiles + tile) * C::kQBytes, C::kQBytes,
-                  s.q_full[i]);
+        const std::int64_t tile =
+            static_cast<std::int64_t>(w.head) * p.q_tiles + min(w.row / kTileRows + i, p.q_tiles - 1);
+        s.q_full[i].expect(C::kQBytes + kTileRows * 4);
+        bulk_copy(s.q[i], p.q + tile * C::kQBytes, C::kQBytes, s.q_full[i]);
+        bulk_copy(s.q_scale[i], p.q_scale + tile * kTileRows, kTileRows * 4, s.q_full[i]);
       }
       q_parity ^= 1;
       const auto bring_k = [&](int tile) {
         s.k_empty[k_at.stage].wait(k_at.parity ^ 1);
         auto& full = s.k_full[k_at.stage];
-        constexpr int kDeltaBytes = C::kSmoothQ ? C::kConsumers * kTileKeys * 4 : 0;
+        constexpr int kDeltaBytes = C::kSmoothQ ? C::kDeltas * kTileKeys * 4 : 0;
         full.expect(C::kKvBytes + C::kKScales * 4 + kDeltaBytes);
         bulk_copy(s.k[k_at.stage], k + static_cast<std::int64_t>(tile) * C::kKvBytes, C::kKvBytes, full);
         bulk_copy(s.k_scale[k_at.stage], k_scale + tile * C::kKScales, C::kKScales * 4, full);
         if constexpr (C::kSmoothQ) {
 #pragma unroll
-          for (int i = 0; i < C::kConsumers; ++i) {
+          for (int i = 0; i < C::kDeltas; ++i) {
             const int block = min((w.row + i * kTileRows) / kMeanRows, p.q_blocks - 1);
             const float* const delta =
                 p.delta_s + (static_cast<std::int64_t>(w.head) * p.q_blocks + block) * p.k_tiles * kTileKeys;
@@ -141,14 +162,16 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
         bulk_copy(s.v[v_at.stage], v + static_cast<std::int64_t>(tile) * C::kKvBytes, C::kKvBytes, full);
         v_at.advance();
       };
-      bring_k(0);
-      for (int tile = 1; tile < w.tiles; ++tile) {
+      for (int tile = 0; tile < w.tiles; ++tile) {
         bring_k(tile);
-        bring_v(tile - 1);
+        if (tile > 0) bring_v(tile - 1);
+        if (tile == ahead) next();
       }
       bring_v(w.tiles - 1);
+    } else {
+      next();
     }
-    index = atomicAdd(p.next_tile, 1) + gridDim.x;
+    index = following;
   }
 }
 
@@ -198,6 +221,8 @@ __device__ __forceinline__ void issue_values(Acc (&o)[kRegs], const std::uint32_
 
 template <class C>
 __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, int group);
+template <class C, class T>
+__device__ __forceinline__ void quantize_queries(const AttentionParams& p, Shared<C>& s, int warp);
 
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_constant__ AttentionParams p) {
@@ -205,8 +230,9 @@ __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_
   extern __shared__ __align__(1024) std::uint8_t raw[];
   auto& s = *reinterpret_cast<Shared<C>*>(raw);
   if (threadIdx.x == 0) {
+    const bool captured = p.queries.data != nullptr;
     for (int i = 0; i < C::kConsumers; ++i) {
-      s.q_full[i].init(1);
+      s.q_full[i].init(captured ? kTileRows / kSegmentRows : 1);
       s.q_empty[i].init(4);
     }
     for (int i = 0; i < C::kStages; ++i) {
@@ -217,7 +243,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_
     }
     for (int i = 0; i < 2; ++i) {
       s.work_full[i].init(1);
-      s.work_empty[i].init(4 * C::kConsumers);
+      s.work_empty[i].init(4 * C::kConsumers + (captured ? kQuantisers : 0));
     }
     fence_barrier_init();
   }
@@ -226,7 +252,13 @@ __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_
   const int group = __shfl_sync(~0U, threadIdx.x / 128, 0);
   if (group == C::kConsumers) {
     give_registers<C::kProducerRegisters>();
-    if (threadIdx.x % 128 == 0) produce<C>(p, s);
+    const int warp = __shfl_sync(~0U, threadIdx.x % 128 / 32, 0);
+    if (warp == 0) {
+      if (threadIdx.x % 32 == 0) produce<C>(p, s);
+    } else if (p.queries.data != nullptr) {
+      p.queries.dtype == DType::float16 ? quantize_queries<C, __half>(p, s, warp - 1)
+                                        : quantize_queries<C, __nv_bfloat16>(p, s, warp - 1);
+    }
   } else {
     take_registers<C::kConsumerRegisters>();
     consume<C>(p, s, group);

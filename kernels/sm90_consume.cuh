@@ -175,17 +175,13 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
       for (int i = 0; i < kRegs; ++i) out.o[part][i] = 0;
     }
     if (w.tiles > 0) {
-      float q_scale[2];
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int row = min(first_row + lane.row + 8 * r, p.q_tiles * kTileRows - 1);
-        q_scale[r] = p.q_scale[static_cast<std::int64_t>(w.head) * p.q_tiles * kTileRows + row] * p.scale_log2;
-      }
       // Tiles that every row of this warpgroup sees whole come first.
       const int least = p.is_causal ? min(p.kv_len, max(0, first_row + p.causal_shift + 1)) : p.kv_len;
       const int whole = C::kSkips && first_row >= w.end ? 0 : min(w.tiles, least / kTileKeys);
       s.q_full[group].wait(q_parity);
       q_parity ^= 1;
+      const float q_scale[2] = {s.q_scale[group][lane.row] * p.scale_log2,
+                                s.q_scale[group][lane.row + 8] * p.scale_log2};
 
       Acc acc[64];
       std::uint32_t packed[C::kKeys / 8];
@@ -210,7 +206,7 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
             seen[r] = (row < p.q_len ? visible : 0) - tile * kTileKeys - 2 * lane.t;
           }
         }
-        const float* const delta = s.delta[C::kSmoothQ ? k_at.stage : 0][C::kSmoothQ ? group : 0];
+        const float* const delta = s.delta[C::kSmoothQ ? k_at.stage : 0][C::kDeltas > 1 ? group : 0];
         softmax_tile<C, kMasked, kStep>(acc, q_scale, s.k_scale[k_at.stage], delta, p.p_offset, seen, rows, alpha,
                                         packed);
         if constexpr (kStep == kSteps - 1) {

@@ -5,6 +5,7 @@
 #include "kernels/cuda_check.hpp"
 #include "kernels/sm90_attention.hpp"
 #include "kernels/sm90_consume.cuh"
+#include "kernels/sm90_queries.cuh"
 
 namespace sage2::cuda::sm90 {
 

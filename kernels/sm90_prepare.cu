@@ -28,10 +28,13 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
       case JobKind::q_codes:
         quantize_rows<kDim, T, true, kSmoothQ>(ring, tile, false);
         break;
+      case JobKind::q_means:
+        if constexpr (kSmoothQ) q_means(ring, tile);
+        break;
       case JobKind::k_codes:
         if constexpr (kSmoothQ) {
           const DeltaRange range = delta_range<kDim>(p, tile);
-          begin_means<kDim, T>(ring, range);
+          begin_means<kDim, T>(ring, tile, range);
           put_mean(ring);
           quantize_rows<kDim, T, false, true>(ring, tile, true);
           delta_scores<kDim, T>(ring, tile, range);
@@ -112,14 +115,17 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.k_tiles = (p.kv_len + kTileKeys - 1) / kTileKeys;
   p.q_blocks = (p.q_len + kMeanRows - 1) / kMeanRows;
   p.q_groups = (p.q_blocks + kMeanGroup - 1) / kMeanGroup;
-  p.chunks = (p.kv_len + kStatisticsRows - 1) / kStatisticsRows;
-  // The second look comes when the first is surely over, and no later: then L2 still has the rows. With smooth Q codes
-  // of K need all of a head's Q too: these come first for all heads, which is faster than any lag.
-  const JobCounts jobs = job_counts(p);
+  // The second look comes when the first is surely over, and no later: then L2 still has the rows.
   const int dim = padded_head_dim(p.head_dim);
-  const int surely_over = dim == 64 ? 2200 : (dim == 128 ? 1150 : 800);
-  p.lag = options.smooth_q ? p.kv_count : std::min(p.kv_count, 1 + surely_over / (jobs.early() + jobs.late()));
+  p.statistics_rows = statistics_rows(dim, options.smooth_q);
+  p.chunks = (p.kv_len + p.statistics_rows - 1) / p.statistics_rows;
+  p.q_job_rows = options.q_codes ? kJobRows : mean_blocks(dim) * kMeanRows;
+  p.q_jobs = options.q_codes || options.smooth_q ? (p.q_len + p.q_job_rows - 1) / p.q_job_rows : 0;
+  const JobCounts jobs = job_counts(p);
+  const int surely_over = dim == 64 ? (options.smooth_q ? 2300 : 2200) : (dim == 128 ? 1150 : 1000);
+  p.lag = std::min(p.kv_count, 1 + surely_over / (jobs.early() + jobs.late()));
   p.sm_scale = problem.sm_scale;
+  p.delta_scale = static_cast<float>(static_cast<double>(problem.sm_scale) * std::numbers::log2e);
   p.is_causal = problem.is_causal ? 1 : 0;
   p.causal_shift = static_cast<int>(problem.causal_shift());
   p.dtype = problem.q.dtype;
@@ -165,10 +171,10 @@ Workspace plan_workspace(const DeviceProblem& problem, const PrepareOptions& opt
   };
   w.progress_bytes = progress_bytes(p.kv_count);
   w.progress = take(w.progress_bytes);
-  w.q = take(q_count * q_rows * dim);
+  w.q = take(options.q_codes ? q_count * q_rows * dim : 0);
   w.k = take(kv_count * keys * dim);
   w.v = take(kv_count * keys * dim);
-  w.q_scale = take(q_count * q_rows * sizeof(float));
+  w.q_scale = take(options.q_codes ? q_count * q_rows * sizeof(float) : 0);
   w.k_scale = take(kv_count * p.k_tiles * 4 * sizeof(float));
   w.v_scale = take(kv_count * dim * sizeof(float));
   w.v_mean = take(kv_count * dim * sizeof(float));
@@ -176,6 +182,7 @@ Workspace plan_workspace(const DeviceProblem& problem, const PrepareOptions& opt
   w.k_sums = take(options.smooth_k ? kv_count * p.chunks * dim * sizeof(double) : 0);
   w.v_partial = take(kv_count * p.chunks * 3 * dim * sizeof(double));
   w.q_mean = take(options.smooth_q ? q_count * p.q_groups * mean_group_bytes(static_cast<int>(dim)) : 0);
+  w.q_block_mean = take(options.smooth_q ? q_count * p.q_blocks * dim * sizeof(float) : 0);
   w.delta_s = take(options.smooth_q ? q_count * p.q_blocks * keys * sizeof(float) : 0);
   w.lse_shift = take(with_lse && options.smooth_k ? q_count * p.q_len * sizeof(float) : 0);
   return w;
@@ -218,10 +225,21 @@ AttentionParams attention_params(const DeviceProblem& problem, const PrepareOpti
   AttentionParams a{};
   std::uint8_t* const base = p.base;
   const auto floats = [&](std::size_t offset) { return reinterpret_cast<const float*>(base + offset); };
-  a.q = base + at.q;
+  if (options.q_codes) {
+    a.q = base + at.q;
+    a.q_scale = floats(at.q_scale);
+  } else {
+    a.queries = {.data = problem.q.data,
+                 .stride_batch = problem.q.stride_batch,
+                 .stride_head = problem.q.stride_head,
+                 .stride_token = problem.q.stride_token,
+                 .mean = options.smooth_q ? floats(at.q_block_mean) : nullptr,
+                 .dtype = problem.q.dtype,
+                 .gran = options.gran,
+                 .top = p.top};
+  }
   a.k = base + at.k;
   a.v = base + at.v;
-  a.q_scale = floats(at.q_scale);
   a.k_scale = floats(at.k_scale);
   a.v_scale = floats(at.v_scale);
   a.v_mean = options.smooth_v ? floats(at.v_mean) : nullptr;

@@ -1,11 +1,10 @@
 #pragma once
 
 #include <cuda.h>
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 #include "kernels/load.cuh"
 #include "kernels/sm90_async.cuh"
+#include "kernels/sm90_codes.cuh"
 #include "kernels/sm90_prepare.hpp"
 
 /// What the jobs of the preparation share. Blocks stay on their multiprocessor. One warp takes jobs from a counter and
@@ -15,9 +14,8 @@ namespace sage2::cuda::sm90 {
 
 inline constexpr int kWorkers = 256;  ///< threads that work; 32 more bring the rows
 inline constexpr int kPrepareThreads = kWorkers + 32;
-inline constexpr int kJobRows = 128;         ///< rows of a stage, and of Q, K or V that a quantising job takes
-inline constexpr int kStatisticsRows = 512;  ///< rows of a job that gathers means and maxima
-inline constexpr int kMeanGroup = 16;        ///< blocks of queries whose means lie together
+inline constexpr int kJobRows = 128;   ///< rows of a stage, and of Q, K or V that a quantising job takes
+inline constexpr int kMeanGroup = 16;  ///< blocks of queries whose means lie together
 
 struct PrepareParams {
   TensorView q, k, v;
@@ -28,8 +26,10 @@ struct PrepareParams {
   int q_len, kv_len, head_dim;
   int q_tiles, k_tiles, q_blocks, chunks;  ///< chunks: statistics jobs of a head
   int q_groups;                            ///< of kMeanGroup blocks of a query head
-  int lag;                                 ///< heads between the first and the second look at K and V
-  float sm_scale;
+  int statistics_rows;
+  int q_jobs, q_job_rows;       ///< of a query head
+  int lag;                      ///< heads between the first and the second look at K and V
+  float sm_scale, delta_scale;  ///< the latter for base 2
   int is_causal, causal_shift;
   DType dtype;
   float top;                    ///< largest code of Q and K
@@ -66,18 +66,22 @@ __device__ __forceinline__ T* part(const PrepareParams& p, std::size_t offset) {
   return reinterpret_cast<T*>(p.base + offset);
 }
 
-enum class JobKind : int { k_statistics, v_statistics, q_codes, k_codes, v_codes, none };
+/// Rows of a job that gathers means and maxima of K or V.
+constexpr int statistics_rows(int dim, bool smooth_q) {
+  return dim == 64 && smooth_q ? 1024 : 512;
+}
+/// Blocks of queries whose means one job takes.
+constexpr int mean_blocks(int dim) {
+  return dim == 64 ? 8 : (dim == 128 ? 4 : 2);
+}
+
+enum class JobKind : int { k_statistics, v_statistics, q_codes, q_means, k_codes, v_codes, none };
 
 /// What lies in a stage: rows first .. first + count - 1 of a head (of Q's heads or of K's).
 struct Tile {
   JobKind kind;
   int head, first, count;
   int copied;  ///< zero: the copy engine cannot read the tensor, and the workers load the rows themselves
-};
-
-/// The scale's inverse, a little less and a little more: between x below and x above lies the IEEE quotient x / scale.
-struct Scale {
-  float scale, below, above;
 };
 
 /// Mean of a channel; of V also its scale, and the scale's inverse, or 0 where it must be divided by.
@@ -99,12 +103,14 @@ struct PrepareShared {
   static constexpr int kPassBytes = kRows * 128;
   static_assert(kRows % 8 == 0);  // so that chunks of all rows of a thread are exchanged alike
   static constexpr int kStages = kDim == 256 ? 1 : 2;
+  static constexpr int kMeanBlocks = mean_blocks(kDim);
   static constexpr int kSlots = 2;                     ///< of means of queries
   static constexpr int kGroups = kDim == 256 ? 1 : 2;  ///< of kMeanGroup blocks in a slot
   alignas(1024) std::uint8_t raw[kStages][kJobRows * kDim * 2];
   union {
-    double sums[kWorkers / 32][kDim];   ///< of a warp
-    uint4 extremes[2][kRows][kChunks];  ///< low, high
+    double sums[kWorkers / 32][kDim];  ///< of a warp
+    double block_sums[kMeanBlocks][kWorkers / 32][kDim];
+    uint4 extremes[2][kWorkers / 32][kChunks];  ///< low, high, of a warp
     alignas(128) std::uint8_t q_means[kSlots][kGroups * mean_group_bytes(kDim)];
   };
   Channel channel[kStages][kDim];
@@ -143,29 +149,6 @@ __device__ __forceinline__ float round_like(float x) {
   }
 }
 
-struct Eight {
-  float x[8];
-};
-
-/// Eight channels of a row.
-template <class T>
-__device__ __forceinline__ Eight to_floats(const uint4& raw) {
-  const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
-  Eight out;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if constexpr (std::is_same_v<T, __half>) {
-      const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&words[i]));
-      out.x[2 * i] = pair.x;
-      out.x[2 * i + 1] = pair.y;
-    } else {
-      out.x[2 * i] = __uint_as_float(words[i] << 16);
-      out.x[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000U);
-    }
-  }
-  return out;
-}
-
 /// The workers' barrier.
 __device__ __forceinline__ void workers_sync() {
   named_sync(1, kWorkers);
@@ -187,9 +170,9 @@ __device__ __forceinline__ bool complete(int* counter, int total, int& last) {
   return last != 0;
 }
 
-/// The same where nobody needs the sum.
-__device__ __forceinline__ void count_in_order(int* counter) {
-  asm volatile("red.release.gpu.global.add.s32 [%0], 1;\n" ::"l"(counter) : "memory");
+/// Adds where nobody needs the sum.
+__device__ __forceinline__ void count_in_order(int* counter, int value) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], %1;\n" ::"l"(counter), "r"(value) : "memory");
 }
 
 /// Waits until a counter is at `total`: one thread. Jobs start in the order of their tickets and wait for earlier ones
@@ -203,14 +186,7 @@ __device__ __forceinline__ void await(const int* counter, int total) {
 
 __device__ __forceinline__ void publish(int* flag) {
   workers_sync();
-  if (threadIdx.x == 0) add_in_order(flag, 1);
-}
-
-/// Two numbers as E4M3, the first in the low byte.
-__device__ __forceinline__ std::uint16_t e4m3_pair(float a, float b) {
-  std::uint16_t out;
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;\n" : "=h"(out) : "f"(b), "f"(a));
-  return out;
+  if (threadIdx.x == 0) count_in_order(flag, 1);
 }
 
 }  // namespace sage2::cuda::sm90

@@ -21,6 +21,7 @@ struct PrepareOptions {
   QkGran gran = QkGran::per_thread;  ///< per_block (64 query rows), per_warp (16) or per_thread
   bool smooth_q = false, smooth_k = true, smooth_v = false;
   bool e4m3_codes = false;  ///< write the codes of Q and K as E4M3 numbers, which hold -16 .. 16 exactly
+  bool q_codes = false;     ///< write codes of Q, too; otherwise the attention kernel makes them from Q as captured
 };
 
 /// Of a workspace and its parts: the kernels address tiles by their low bits.
@@ -37,7 +38,7 @@ inline constexpr std::size_t kWorkspaceAlignment = 1024;
 struct Workspace {
   std::size_t progress, progress_bytes;  ///< counters: zeroed before each launch
   std::size_t q, k, v, q_scale, k_scale, v_scale, v_mean, delta_s;
-  std::size_t k_mean, k_sums, v_partial, q_mean;
+  std::size_t k_mean, k_sums, v_partial, q_mean, q_block_mean;
   std::size_t lse_shift;
   std::size_t bytes;
 };

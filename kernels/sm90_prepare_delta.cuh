@@ -19,18 +19,16 @@ __device__ __forceinline__ void mma_16bit(float (&d)[4], const std::uint32_t (&a
 
 /// The blocks of queries that see a key tile, in chunks of kGroups groups that share a query head.
 struct DeltaRange {
-  int head;         ///< of K
-  int least;        ///< blocks before it do not see the tile: nobody reads their dS
-  int first_group;  ///< that of `least`
-  int per_head, chunks;
+  int least;     ///< blocks before it do not see the tile: nobody reads their dS
+  int per_head;  ///< chunks of a query head
+  [[nodiscard]] __device__ __forceinline__ int chunks(const PrepareParams& p) const { return p.group * per_head; }
 };
 template <int kDim>
 __device__ __forceinline__ DeltaRange delta_range(const PrepareParams& p, const Tile& tile) {
   constexpr int kGroups = PrepareShared<kDim>::kGroups;
   const int least = p.is_causal ? min(p.q_blocks, max(0, tile.first - p.causal_shift) / kMeanRows) : 0;
-  const int first_group = least / kMeanGroup;
-  const int per_head = least < p.q_blocks ? (p.q_groups - first_group + kGroups - 1) / kGroups : 0;
-  return {tile.head, least, first_group, per_head, p.group * per_head};
+  const int per_head = least < p.q_blocks ? (p.q_groups - least / kMeanGroup + kGroups - 1) / kGroups : 0;
+  return {least, per_head};
 }
 
 /// The query head of a chunk, within those that share the tile, its first group and the number of them.
@@ -41,31 +39,32 @@ template <int kDim>
 __device__ __forceinline__ DeltaChunk delta_chunk(const PrepareParams& p, const DeltaRange& range, int i) {
   constexpr int kGroups = PrepareShared<kDim>::kGroups;
   const int head = p.group == 1 ? 0 : i / range.per_head;
-  const int group = range.first_group + (i - head * range.per_head) * kGroups;
+  const int group = range.least / kMeanGroup + (i - head * range.per_head) * kGroups;
   return {head, group, min(kGroups, p.q_groups - group)};
 }
 
 /// Starts the copy of a chunk's means once all warps have left its slot: one thread.
 template <int kDim, class T>
-__device__ __forceinline__ void bring_means(Ring<kDim, T>& ring, const DeltaRange& range, int i) {
+__device__ __forceinline__ void bring_means(Ring<kDim, T>& ring, int of_kv, const DeltaRange& range, int i) {
   const DeltaChunk chunk = delta_chunk<kDim>(ring.p, range, i);
-  const std::int64_t head = static_cast<std::int64_t>(range.head) * ring.p.group + chunk.head;
+  const std::int64_t head = static_cast<std::int64_t>(of_kv) * ring.p.group + chunk.head;
   const std::uint32_t bytes = chunk.groups * mean_group_bytes(kDim);
-  const int slot = ring.means_in.stage;
-  ring.s.means_empty[slot].wait(ring.means_in.parity ^ 1);
+  const auto at = ring.means(i);
+  const int slot = at.stage();
+  ring.s.means_empty[slot].wait(at.parity() ^ 1);
   fence_before_copy_of_results();
   ring.s.means_full[slot].expect(bytes);
   const std::uint8_t* const from =
       part<std::uint8_t>(ring.p, ring.p.at.q_mean) + (head * ring.p.q_groups + chunk.group) * mean_group_bytes(kDim);
   bulk_copy(ring.s.q_means[slot], from, bytes, ring.s.means_full[slot]);
-  ring.means_in.advance();
 }
 
 /// The first means come while K's codes are computed. Called before these: later, at the job's barrier, it is slower.
 template <int kDim, class T>
-__device__ __forceinline__ void begin_means(Ring<kDim, T>& ring, const DeltaRange& range) {
+__device__ __forceinline__ void begin_means(Ring<kDim, T>& ring, const Tile& tile, const DeltaRange& range) {
   if (threadIdx.x != 0) return;
-  for (int i = 0; i < min(range.chunks, PrepareShared<kDim>::kSlots); ++i) bring_means<kDim, T>(ring, range, i);
+  const int count = min(range.chunks(ring.p), PrepareShared<kDim>::kSlots);
+  for (int i = 0; i < count; ++i) bring_means<kDim, T>(ring, tile.head, range, i);
 }
 
 /// K's mean as one more key for the tensor cores: it is stored in the tensors' own format. Called before a barrier of
@@ -78,7 +77,7 @@ __device__ __forceinline__ void put_mean(Ring<kDim, T>& ring) {
     const T two[2] = {static_cast<T>(ring.channels()[c].mean), static_cast<T>(ring.channels()[c + 1].mean)};
     return *reinterpret_cast<const unsigned*>(two);
   };
-  ring.s.k_mean[ring.k_tile % 2][threadIdx.x / 4][threadIdx.x % 4] = {pair(first), pair(first + 8)};
+  ring.k_mean()[threadIdx.x / 4][threadIdx.x % 4] = {pair(first), pair(first + 8)};
 }
 
 /// dS of one key tile for every block of every query head of the group. K is taken as captured: its 16-bit values are
@@ -105,55 +104,64 @@ __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaR
     }
   }
   ring.release();
-  const uint2(*const k_mean)[4] = s.k_mean[ring.k_tile++ % 2];
-  const float factor = static_cast<float>(static_cast<double>(p.sm_scale) * 1.4426950408889634);
-  const std::int64_t keys = static_cast<std::int64_t>(p.k_tiles) * kTileKeys;
+  const uint2(*const k_mean)[4] = ring.k_mean();
+  const int keys = p.k_tiles * kTileKeys;
   float* const out = part<float>(p, p.at.delta_s) + static_cast<std::int64_t>(tile.head) * p.group * p.q_blocks * keys +
                      tile.first + key + 4 * t;
-  for (int i = 0; i < range.chunks; ++i) {
+  const int chunks = range.chunks(p);
+  for (int i = 0; i < chunks; ++i) {
     // The slot of the chunk before is the next one to be free.
-    if (threadIdx.x == 0 && i > 0 && i + S::kSlots - 1 < range.chunks) {
-      bring_means<kDim, T>(ring, range, i + S::kSlots - 1);
+    if (threadIdx.x == 0 && i > 0 && i + S::kSlots - 1 < chunks) {
+      bring_means<kDim, T>(ring, tile.head, range, i + S::kSlots - 1);
     }
     const DeltaChunk chunk = delta_chunk<kDim>(p, range, i);
-    const int slot = ring.means_out.stage;
-    s.means_full[slot].wait(ring.means_out.parity);
-    const std::uint8_t* const means = s.q_means[slot];
-    float d[S::kGroups][2][4] = {};   // a group beyond chunk.groups is not stored
-    float shift[S::kGroups][4] = {};  // in lanes with t = 0
+    const auto at = ring.means(i);
+    const int slot = at.stage();
+    s.means_full[slot].wait(at.parity());
+    const auto compute = [&]<int kCount>() {
+      const std::uint8_t* const means = s.q_means[slot];
+      float d[kCount][2][4] = {};
+      float shift[kCount][4] = {};  // in lanes with t = 0
 #pragma unroll
-    for (int level = 1; level >= 0; --level) {  // the low halves first
+      for (int level = 1; level >= 0; --level) {  // the low halves first
 #pragma unroll
-      for (int k = 0; k < kDim / 16; ++k) {
-        const uint2 mean = g == 0 ? k_mean[k][t] : uint2{0, 0};
+        for (int k = 0; k < kDim / 16; ++k) {
+          const uint2 mean = g == 0 ? k_mean[k][t] : uint2{0, 0};
 #pragma unroll
-        for (int m = 0; m < S::kGroups; ++m) {
-          const uint4 raw = *reinterpret_cast<const uint4*>(means + m * mean_group_bytes(kDim) +
-                                                            (level * (kDim / 16) + k) * 512 + lane * 16);
-          const std::uint32_t a[4] = {raw.x, raw.y, raw.z, raw.w};
-          mma_16bit<T>(d[m][0], a, b[k][0], b[k][1]);
-          mma_16bit<T>(d[m][1], a, b[k][2], b[k][3]);
-          mma_16bit<T>(shift[m], a, mean.x, mean.y);
+          for (int m = 0; m < kCount; ++m) {
+            const uint4 raw = *reinterpret_cast<const uint4*>(means + m * mean_group_bytes(kDim) +
+                                                              (level * (kDim / 16) + k) * 512 + lane * 16);
+            const std::uint32_t a[4] = {raw.x, raw.y, raw.z, raw.w};
+            mma_16bit<T>(d[m][0], a, b[k][0], b[k][1]);
+            mma_16bit<T>(d[m][1], a, b[k][2], b[k][3]);
+            mma_16bit<T>(shift[m], a, mean.x, mean.y);
+          }
         }
       }
-    }
-    s.means_empty[slot].arrive();
-    ring.means_out.advance();
-    float* const to = out + (static_cast<std::int64_t>(chunk.head) * p.q_blocks + chunk.group * kMeanGroup) * keys;
+      s.means_empty[slot].arrive();
+      float* const to = out + static_cast<std::int64_t>(chunk.head * p.q_blocks + chunk.group * kMeanGroup) * keys;
 #pragma unroll
-    for (int m = 0; m < S::kGroups; ++m) {
-      const float of_mean[2] = {__shfl_sync(~0U, shift[m][0], lane & ~3), __shfl_sync(~0U, shift[m][2], lane & ~3)};
+      for (int m = 0; m < kCount; ++m) {
+        const float of_mean[2] = {__shfl_sync(~0U, shift[m][0], lane & ~3), __shfl_sync(~0U, shift[m][2], lane & ~3)};
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int row = m * kMeanGroup + g + 8 * r;
-        const int block = chunk.group * kMeanGroup + row;
-        if (block < range.least || block >= p.q_blocks) continue;
-        const auto value = [&](int n, int e) { return (d[m][n][2 * r + e] - of_mean[r]) * factor; };
-        // Streaming: these are as many bytes as Q at 8k tokens, and this kernel does not read them.
-        __stcs(reinterpret_cast<float4*>(to + row * keys), float4{value(0, 0), value(0, 1), value(1, 0), value(1, 1)});
+        for (int r = 0; r < 2; ++r) {
+          const int row = m * kMeanGroup + g + 8 * r;
+          const int block = chunk.group * kMeanGroup + row;
+          if (block < range.least || block >= p.q_blocks) continue;
+          const auto value = [&](int n, int e) { return (d[m][n][2 * r + e] - of_mean[r]) * p.delta_scale; };
+          // Streaming: these are as many bytes as Q at 8k tokens, and this kernel does not read them.
+          __stcs(reinterpret_cast<float4*>(to + static_cast<std::int64_t>(row) * keys),
+                 float4{value(0, 0), value(0, 1), value(1, 0), value(1, 1)});
+        }
       }
+    };
+    if (chunk.groups == S::kGroups) {
+      compute.template operator()<S::kGroups>();
+    } else {
+      compute.template operator()<1>();
     }
   }
+  ring.end_delta(chunks);
 }
 
 }  // namespace sage2::cuda::sm90

@@ -6,16 +6,17 @@
 /// The order of the jobs, and the ring that brings their rows.
 namespace sage2::cuda::sm90 {
 
-/// Jobs of one head: first the statistics of K and V and all of its queries, `lag` heads later the codes of K and V,
-/// while these are still in L2. With smooth Q the codes of all heads come behind everything else.
+/// Jobs of one head: first the statistics of K and V and, where something of them is wanted, all of its queries, `lag`
+/// heads later the codes of K and V, while these are still in L2. With smooth Q the codes of all heads come behind
+/// everything else.
 struct JobCounts {
-  int k_statistics, v_statistics, q_blocks, tiles;
-  __host__ __device__ int early() const { return k_statistics + v_statistics + q_blocks; }
+  int k_statistics, v_statistics, queries, tiles;
+  __host__ __device__ int early() const { return k_statistics + v_statistics + queries; }
   __host__ __device__ int late() const { return 2 * tiles; }
 };
 
 __host__ __device__ inline JobCounts job_counts(const PrepareParams& p) {
-  return {p.options.smooth_k ? p.chunks : 0, p.chunks, p.group * p.q_blocks, p.k_tiles};
+  return {p.options.smooth_k ? p.chunks : 0, p.chunks, p.group * p.q_jobs, p.k_tiles};
 }
 
 /// Rows first .. end - 1 of a head.
@@ -49,15 +50,16 @@ __device__ __forceinline__ Job job_of(const PrepareParams& p, int index) {
     job = early + index - further * late;
   }
   if (head >= p.kv_count) return {JobKind::none, 0, 0, 0};
-  if (job < jobs.k_statistics) return rows(JobKind::k_statistics, head, job, kStatisticsRows, p.kv_len);
+  if (job < jobs.k_statistics) return rows(JobKind::k_statistics, head, job, p.statistics_rows, p.kv_len);
   job -= jobs.k_statistics;
-  if (job < jobs.v_statistics) return rows(JobKind::v_statistics, head, job, kStatisticsRows, p.kv_len);
+  if (job < jobs.v_statistics) return rows(JobKind::v_statistics, head, job, p.statistics_rows, p.kv_len);
   job -= jobs.v_statistics;
-  if (job < jobs.q_blocks) {
-    const int inside = job / p.q_blocks;
-    return rows(JobKind::q_codes, head * p.group + inside, job - inside * p.q_blocks, kJobRows, p.q_len);
+  if (job < jobs.queries) {
+    const int inside = job / p.q_jobs;
+    const JobKind kind = p.options.q_codes ? JobKind::q_codes : JobKind::q_means;
+    return rows(kind, head * p.group + inside, job - inside * p.q_jobs, p.q_job_rows, p.q_len);
   }
-  job -= jobs.q_blocks;
+  job -= jobs.queries;
   if (job < jobs.tiles) return rows(JobKind::k_codes, head, job, kJobRows, p.kv_len);
   return rows(JobKind::v_codes, head, job - jobs.tiles, kJobRows, p.kv_len);
 }
@@ -102,7 +104,7 @@ __device__ __forceinline__ void bring_rows(const PrepareParams& p, const Prepare
   if (lane > 0) return full.arrive();
   // K and V are looked at twice.
   const std::uint64_t policy = cache_policy(job.kind != JobKind::k_statistics && job.kind != JobKind::v_statistics);
-  const bool is_q = job.kind == JobKind::q_codes;
+  const bool is_q = job.kind == JobKind::q_codes || job.kind == JobKind::q_means;
   const bool is_v = job.kind == JobKind::v_statistics || job.kind == JobKind::v_codes;
   const bool wide = is_q ? p.wide_q : (is_v ? p.wide_v : p.wide_k);
   s.tile[stage] = {job.kind, job.head, first, min(kJobRows, job.end - first), wide ? 1 : 0};
@@ -161,7 +163,8 @@ template <int kDim, class T>
 __device__ __noinline__ void load_rows_slowly(const PrepareParams& p, std::uint8_t* rows, const Tile& tile) {
   constexpr int kChunks = PrepareShared<kDim>::kChunks;
   const bool is_v = tile.kind == JobKind::v_statistics || tile.kind == JobKind::v_codes;
-  const TensorView& tensor = tile.kind == JobKind::q_codes ? p.q : (is_v ? p.v : p.k);
+  const bool is_q = tile.kind == JobKind::q_codes || tile.kind == JobKind::q_means;
+  const TensorView& tensor = is_q ? p.q : (is_v ? p.v : p.k);
   const T* const head = head_of<T>(tensor, tile.head);
   for (int i = static_cast<int>(threadIdx.x); i < kJobRows * kChunks; i += kWorkers) {
     const int row = i / kChunks;
@@ -176,33 +179,50 @@ __device__ __noinline__ void load_rows_slowly(const PrepareParams& p, std::uint8
   workers_sync();
 }
 
+/// A place in a ring as one number, where registers are short.
+template <int kStages>
+struct RingCount {
+  unsigned count = 0;
+  [[nodiscard]] __device__ __forceinline__ int stage() const { return static_cast<int>(count % kStages); }
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t parity() const { return count / kStages % 2; }
+};
+
 /// A worker's place in the ring.
 template <int kDim, class T>
 struct Ring {
   using Shared = PrepareShared<kDim>;
   const PrepareParams& p;
   Shared& s;
-  RingPosition<Shared::kStages> at = {};
-  RingPosition<Shared::kSlots> means_in = {}, means_out = {};  ///< of slots for means of queries
-  int k_tile = 0;                                              ///< tiles of K so far
+  RingCount<Shared::kStages> at = {};
+  /// Twice the means of queries brought so far, plus one where an odd number of K's tiles came.
+  unsigned delta_state = 0;
 
   /// Waits for the next tile. Rows beyond the last are zeros.
   __device__ __forceinline__ Tile take() {
-    s.full[at.stage].wait(at.parity);
-    const Tile tile = s.tile[at.stage];
-    if (tile.kind != JobKind::none && tile.copied == 0) load_rows_slowly<kDim, T>(p, rows(), s.tile[at.stage]);
+    s.full[at.stage()].wait(at.parity());
+    const Tile tile = s.tile[at.stage()];
+    if (tile.kind != JobKind::none && tile.copied == 0) load_rows_slowly<kDim, T>(p, rows(), s.tile[at.stage()]);
     return tile;
   }
-  [[nodiscard]] __device__ __forceinline__ std::uint8_t* rows() const { return s.raw[at.stage]; }
+  /// Where the means of chunk i of this tile's dS come.
+  [[nodiscard]] __device__ __forceinline__ RingCount<Shared::kSlots> means(int i) const {
+    return {delta_state / 2 + static_cast<unsigned>(i)};
+  }
+  /// K's mean as an operand: consecutive tiles take turns.
+  [[nodiscard]] __device__ __forceinline__ auto& k_mean() const { return s.k_mean[delta_state % 2]; }
+  __device__ __forceinline__ void end_delta(int chunks) {
+    delta_state = (delta_state + 2 * static_cast<unsigned>(chunks)) ^ 1U;
+  }
+  [[nodiscard]] __device__ __forceinline__ std::uint8_t* rows() const { return s.raw[at.stage()]; }
   /// This thread's chunk of its first row; its other rows are kPassBytes apart.
   [[nodiscard]] __device__ __forceinline__ const std::uint8_t* mine() const {
     return rows() + raw_offset(threadIdx.x / Shared::kChunks, threadIdx.x % Shared::kChunks);
   }
-  [[nodiscard]] __device__ __forceinline__ const Channel* channels() const { return s.channel[at.stage]; }
+  [[nodiscard]] __device__ __forceinline__ const Channel* channels() const { return s.channel[at.stage()]; }
   /// This thread needs the stage no longer. (One arrival a warp would do, but racecheck would not understand it.)
   __device__ __forceinline__ void release() {
-    s.empty[at.stage].arrive();
-    at.advance();
+    s.empty[at.stage()].arrive();
+    ++at.count;
   }
 };
 

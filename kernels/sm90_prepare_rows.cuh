@@ -5,17 +5,6 @@
 /// Quantising jobs of Q and K: 128 rows, codes straight into tile images.
 namespace sage2::cuda::sm90 {
 
-template <class T>
-using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
-template <class T>
-struct alignas(16) Pairs {
-  Pair<T> x[4];
-};
-template <class T>
-__device__ __forceinline__ Pairs<T> as_pairs(const uint4& raw) {
-  return *reinterpret_cast<const Pairs<T>*>(&raw);
-}
-
 /// Smallest and largest of each of eight channels.
 template <class T>
 struct Extremes {
@@ -28,70 +17,31 @@ struct Extremes {
       high.x[i] = __hmax2(high.x[i], x.x[i]);
     }
   }
+  /// The same of the lane `distance` further.
+  __device__ __forceinline__ void take_lane(int distance) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      low.x[i] = __hmin2(low.x[i], __shfl_xor_sync(~0U, low.x[i], distance));
+      high.x[i] = __hmax2(high.x[i], __shfl_xor_sync(~0U, high.x[i], distance));
+    }
+  }
 };
 
-inline constexpr float kMagic = 12582912.0F;  // 1.5 x 2^23: adding it leaves the nearest integer in the low bits
-
-__device__ __forceinline__ Scale with_inverse(float scale) {
-  const float inverse = 1.0F / scale;
-  return {scale, inverse * (1 - 0x1p-21F), inverse * (1 + 0x1p-21F)};
-}
-
-/// x / scale rounded to integers, plus kMagic: by IEEE division, as the definition says.
-__device__ __noinline__ Eight divide(Eight x, float scale, bool half_away, float top) {
+/// Sums over the rows that a warp holds.
+template <int kDim>
+__device__ __forceinline__ void add_up_warp(double (&sum)[8]) {
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const float quotient = x.x[i] / scale;
-    const float rounded = half_away ? truncf(quotient + copysignf(0.5F, quotient)) : rintf(quotient);
-    x.x[i] = fminf(fmaxf(rounded, -top), top) + kMagic;
-  }
-  return x;
-}
-
-/// Eight codes from integers plus kMagic.
-__device__ __forceinline__ uint2 pack(const Eight& shifted, bool e4m3) {
-  uint2 out;
-  if (e4m3) {
-    const auto pair = [&](int i) {
-      return static_cast<unsigned>(e4m3_pair(shifted.x[i] - kMagic, shifted.x[i + 1] - kMagic));
-    };
-    out.x = pair(0) | pair(2) << 16;
-    out.y = pair(4) | pair(6) << 16;
-  } else {
-    // The low byte of the shifted number is the code in two's complement.
-    const auto four = [&](int i) {
-      const unsigned a = __byte_perm(__float_as_uint(shifted.x[i]), __float_as_uint(shifted.x[i + 1]), 0x0040);
-      const unsigned b = __byte_perm(__float_as_uint(shifted.x[i + 2]), __float_as_uint(shifted.x[i + 3]), 0x0040);
-      return __byte_perm(a, b, 0x5410);
-    };
-    out.x = four(0);
-    out.y = four(4);
-  }
-  return out;
-}
-
-/// Eight codes of one row: x / scale rounded. Where both bounds of the quotient round alike, so does it; `unsure` is
-/// not zero where they do not.
-__device__ __forceinline__ uint2 encode(const Eight& x, const Scale& s, bool e4m3, unsigned& unsure) {
-  Eight shifted;
-  unsure = 0;
+  for (int step = 16; step >= PrepareShared<kDim>::kChunks; step /= 2) {
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    shifted.x[i] = fmaf(x.x[i], s.below, kMagic);
-    unsure |= __float_as_uint(shifted.x[i]) ^ __float_as_uint(fmaf(x.x[i], s.above, kMagic));
+    for (int i = 0; i < 8; ++i) sum[i] += __shfl_xor_sync(~0U, sum[i], step);
   }
-  return pack(shifted, e4m3);
 }
 
 /// Sums of each channel over the rows the workers hold, one channel a thread (0 beyond kDim); the order is fixed.
 template <int kDim>
 __device__ __forceinline__ double add_up(PrepareShared<kDim>& s, double (&sum)[8], int chunk) {
   constexpr int kChunks = PrepareShared<kDim>::kChunks;
-#pragma unroll
-  for (int step = 16; step >= kChunks; step /= 2) {  // rows that a warp holds
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum[i] += __shfl_xor_sync(~0U, sum[i], step);
-  }
+  add_up_warp<kDim>(sum);
   workers_sync();  // the sums before these have been read
   if (threadIdx.x % 32 < kChunks) {
 #pragma unroll
@@ -104,6 +54,13 @@ __device__ __forceinline__ double add_up(PrepareShared<kDim>& s, double (&sum)[8
     for (int warp = 0; warp < kWorkers / 32; ++warp) total += s.sums[warp][threadIdx.x];
   }
   return total;
+}
+
+/// Not inlined: the code of all jobs has to fit into the instruction cache.
+__device__ __noinline__ Eight divide_rarely(Eight x, float scale, bool half_away, float top) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) x.x[i] = divide(x.x[i], scale, half_away, top);
+  return x;
 }
 
 /// Query rows that share a scale.
@@ -119,10 +76,6 @@ __device__ __forceinline__ GroupRows query_group(QkGran gran, int id) {
   const int rows = gran == QkGran::per_warp ? 16 : 64;
   return {id * rows, 1, rows};
 }
-__device__ __forceinline__ float scale_of(float amax, bool half_away, float top) {
-  return half_away ? amax / top + 1e-7F : fmaxf(1e-7F, amax) / top;
-}
-
 /// Where the means of a block's group lie; `first` is a row of the block.
 template <int kDim>
 __device__ __forceinline__ std::uint8_t* mean_group(const PrepareParams& p, std::int64_t head, int first) {
@@ -134,6 +87,74 @@ __device__ __forceinline__ int mean_offset(int first, int channel) {
   const int row = first / kMeanRows % kMeanGroup;
   const int lane = row % 8 * 4 + channel % 8 / 2;
   return (channel / 16 * 32 + lane) * 16 + (row / 8 + channel / 8 % 2 * 2) * 4 + channel % 2 * 2;
+}
+
+/// This thread's sums of eight channels over its rows of a stage.
+template <int kDim, class T>
+__device__ __forceinline__ void sum_rows(const Ring<kDim, T>& ring, double (&sum)[8]) {
+  using S = PrepareShared<kDim>;
+  const std::uint8_t* const from = ring.mine();
+#pragma unroll 4
+  for (int pass = 0; pass < S::kPasses; ++pass) {
+    const Eight x = to_floats<T>(*reinterpret_cast<const uint4*>(from + pass * S::kPassBytes));
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(x.x[i]);
+  }
+}
+
+/// Stores the mean of a block's channel: as it is, and in two 16-bit halves for the tensor cores that compute dS.
+template <int kDim, class T>
+__device__ __forceinline__ void store_mean(const PrepareParams& p, std::int64_t head, int first, int channel, float m) {
+  const std::int64_t block = head * p.q_blocks + first / kMeanRows;
+  part<float>(p, p.at.q_block_mean)[block * kDim + channel] = m;
+  const float high = round_like<T>(m);
+  std::uint8_t* const to = mean_group<kDim>(p, head, first) + mean_offset(first, channel);
+  *reinterpret_cast<T*>(to) = static_cast<T>(high);
+  *reinterpret_cast<T*>(to + kMeanGroup * kDim * 2) = static_cast<T>(m - high);
+  // A group is copied whole, so what lies behind the last block must be something.
+  for (int beyond = first + kMeanRows; beyond % (kMeanRows * kMeanGroup) != 0 && beyond >= p.q_len;
+       beyond += kMeanRows) {
+    std::uint8_t* const zero = mean_group<kDim>(p, head, first) + mean_offset(beyond, channel);
+    *reinterpret_cast<T*>(zero) = T(0.0F);
+    *reinterpret_cast<T*>(zero + kMeanGroup * kDim * 2) = T(0.0F);
+  }
+}
+
+/// Means of up to kMeanBlocks blocks of queries, where codes of Q are not wanted.
+template <int kDim, class T>
+__device__ void q_means(Ring<kDim, T>& ring, Tile tile) {
+  using S = PrepareShared<kDim>;
+  const PrepareParams& p = ring.p;
+  const int chunk = threadIdx.x % S::kChunks;
+  const std::int64_t head = tile.head;
+  const int start = tile.first;
+  const int end = min(start + S::kMeanBlocks * kMeanRows, p.q_len);
+  const int blocks = (end - start + kMeanRows - 1) / kMeanRows;
+  workers_sync();  // the sums before these have been read
+  for (int block = 0;; ++block) {
+    double sum[8] = {};
+    sum_rows(ring, sum);
+    ring.release();
+    add_up_warp<kDim>(sum);
+    if (threadIdx.x % 32 < S::kChunks) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) ring.s.block_sums[block][threadIdx.x / 32][chunk * 8 + i] = sum[i];
+    }
+    if (block == blocks - 1) break;
+    tile = ring.take();
+  }
+  workers_sync();
+  for (int i = threadIdx.x; i < blocks * kDim; i += kWorkers) {
+    const int block = i / kDim;
+    const int first = start + block * kMeanRows;
+    double total = 0;
+#pragma unroll
+    for (int warp = 0; warp < kWorkers / 32; ++warp) total += ring.s.block_sums[block][warp][i % kDim];
+    const int count = min(kMeanRows, end - first);
+    store_mean<kDim, T>(p, head, first, i % kDim, static_cast<float>(total / static_cast<double>(count)));
+  }
+  workers_sync();
+  if (threadIdx.x == 0) count_in_order(progress_of(p).q_blocks + head / p.group, blocks);
 }
 
 /// Quantises the rows of a tile. kSubtract: the mean is subtracted from every row: K's, or of queries the tile's own,
@@ -150,40 +171,24 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
   const int lane_row = threadIdx.x / S::kChunks;
   const bool half_away = p.options.gran == QkGran::per_thread;
   const std::uint8_t* const from = ring.mine();
-  float* const row_maxima = s.row_max[ring.at.stage];
-  Scale* const row_scales = s.row_scale[ring.at.stage];
+  float* const row_maxima = s.row_max[ring.at.stage()];
+  Scale* const row_scales = s.row_scale[ring.at.stage()];
   const auto raw = [&](int pass) { return *reinterpret_cast<const uint4*>(from + pass * S::kPassBytes); };
 
   float subtract[8];
   if constexpr (kSubtract) {
     if constexpr (kIsQ) {
       double sum[8] = {};
-#pragma unroll
-      for (int pass = 0; pass < S::kPasses; ++pass) {
-        const Eight x = to_floats<T>(raw(pass));
-#pragma unroll
-        for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(x.x[i]);
-      }
+      sum_rows(ring, sum);
       const double total = add_up<kDim>(s, sum, chunk);
       if (threadIdx.x < kDim) {
         const float m = static_cast<float>(total / static_cast<double>(count));
-        s.mean[ring.at.stage][threadIdx.x] = m;
-        // Two 16-bit halves for the tensor cores that compute dS.
-        const float high = round_like<T>(m);
-        std::uint8_t* const to = mean_group<kDim>(p, head, first) + mean_offset(first, threadIdx.x);
-        *reinterpret_cast<T*>(to) = static_cast<T>(high);
-        *reinterpret_cast<T*>(to + kMeanGroup * kDim * 2) = static_cast<T>(m - high);
-        // A group is copied whole, so what lies behind the last block must be something.
-        for (int beyond = first + kMeanRows; beyond % (kMeanRows * kMeanGroup) != 0 && beyond >= p.q_len;
-             beyond += kMeanRows) {
-          std::uint8_t* const zero = mean_group<kDim>(p, head, first) + mean_offset(beyond, threadIdx.x);
-          *reinterpret_cast<T*>(zero) = T(0.0F);
-          *reinterpret_cast<T*>(zero + kMeanGroup * kDim * 2) = T(0.0F);
-        }
+        s.mean[ring.at.stage()][threadIdx.x] = m;
+        store_mean<kDim, T>(p, head, first, threadIdx.x, m);
       }
       workers_sync();
 #pragma unroll
-      for (int i = 0; i < 8; ++i) subtract[i] = s.mean[ring.at.stage][chunk * 8 + i];
+      for (int i = 0; i < 8; ++i) subtract[i] = s.mean[ring.at.stage()][chunk * 8 + i];
     } else {
 #pragma unroll
       for (int i = 0; i < 8; ++i) subtract[i] = ring.channels()[chunk * 8 + i].mean;
@@ -203,15 +208,9 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
 #pragma unroll
     for (int pass = 0; pass < S::kPasses; ++pass) {
       if constexpr (kSubtract) {
-        const Eight x = smoothed(pass);
-        float amax = 0;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) amax = fmaxf(amax, fabsf(x.x[i]));
-        row_max[pass] = pass * S::kRows + lane_row < count ? amax : 0.0F;
+        row_max[pass] = pass * S::kRows + lane_row < count ? magnitude(smoothed(pass)) : 0.0F;
       } else {
-        const auto x = as_pairs<T>(raw(pass));
-        const auto amax = __hmax2(__hmax2(__habs2(x.x[0]), __habs2(x.x[1])), __hmax2(__habs2(x.x[2]), __habs2(x.x[3])));
-        row_max[pass] = fmaxf(__low2float(amax), __high2float(amax));
+        row_max[pass] = magnitude<T>(raw(pass));
       }
     }
     // Maxima of several rows over the threads of a row: each exchange halves the rows that a thread answers for.
@@ -245,7 +244,7 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
     }
     workers_sync();
     if constexpr (kSubtract) {
-      if (threadIdx.x == kWorkers - 32) count_in_order(progress_of(p).q_blocks + tile.head / p.group);
+      if (threadIdx.x == kWorkers - 32) count_in_order(progress_of(p).q_blocks + tile.head / p.group, 1);
     }
     const int row = first + threadIdx.x;
     if (threadIdx.x < kJobRows && row < p.q_tiles * kTileRows) {
@@ -313,7 +312,7 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
     const int pass = __ffs(static_cast<int>(redo)) - 1;
     redo &= redo - 1;
     if constexpr (kIsQ) scale = row_scales[pass * S::kRows + lane_row];
-    *place(pass) = pack(divide(smoothed(pass), scale.scale, half_away, p.top), p.options.e4m3_codes);
+    *place(pass) = pack(divide_rarely(smoothed(pass), scale.scale, half_away, p.top), p.options.e4m3_codes);
   }
   if (count < kJobRows) {
     for (int pass = 0; pass < passes; ++pass) {

@@ -15,17 +15,11 @@ __device__ void k_statistics(Ring<kDim, T>& ring, Tile tile) {
   const int chunk = threadIdx.x % S::kChunks;
   const int lane_row = threadIdx.x / S::kChunks;
   const std::int64_t head = tile.head;
-  const int index = tile.first / kStatisticsRows;
-  const int end = min((index + 1) * kStatisticsRows, p.kv_len);
+  const int index = tile.first / p.statistics_rows;
+  const int end = min((index + 1) * p.statistics_rows, p.kv_len);
   double sum[8] = {};
   for (;;) {
-    const std::uint8_t* const from = ring.mine();
-#pragma unroll 4
-    for (int pass = 0; pass < S::kPasses; ++pass) {
-      const Eight x = to_floats<T>(*reinterpret_cast<const uint4*>(from + pass * S::kPassBytes));
-#pragma unroll
-      for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(x.x[i]);
-    }
+    sum_rows(ring, sum);
     ring.release();
     if (tile.first + kJobRows >= end) break;
     tile = ring.take();
@@ -55,8 +49,8 @@ __device__ void v_statistics(Ring<kDim, T>& ring, Tile tile) {
   const int chunk = threadIdx.x % S::kChunks;
   const int lane_row = threadIdx.x / S::kChunks;
   const std::int64_t head = tile.head;
-  const int index = tile.first / kStatisticsRows;
-  const int end = min((index + 1) * kStatisticsRows, p.kv_len);
+  const int index = tile.first / p.statistics_rows;
+  const int end = min((index + 1) * p.statistics_rows, p.kv_len);
   const bool smooth = p.options.smooth_v;
   double sum[8] = {};
   // The chunk's first row takes part more than once.
@@ -85,16 +79,21 @@ __device__ void v_statistics(Ring<kDim, T>& ring, Tile tile) {
     const double total = add_up<kDim>(s, sum, chunk);
     if (threadIdx.x < kDim) mine[2 * kDim] = total;
   }
+#pragma unroll
+  for (int step = 16; step >= S::kChunks; step /= 2) of.take_lane(step);
   workers_sync();  // the sums before have been read
-  s.extremes[0][lane_row][chunk] = *reinterpret_cast<const uint4*>(&of.low);
-  s.extremes[1][lane_row][chunk] = *reinterpret_cast<const uint4*>(&of.high);
+  if (threadIdx.x % 32 < S::kChunks) {
+    s.extremes[0][threadIdx.x / 32][chunk] = *reinterpret_cast<const uint4*>(&of.low);
+    s.extremes[1][threadIdx.x / 32][chunk] = *reinterpret_cast<const uint4*>(&of.high);
+  }
   workers_sync();
   if (threadIdx.x < kDim) {
     float l = FLT_MAX;
     float h = -FLT_MAX;
-    for (int r = 0; r < S::kRows; ++r) {
-      l = fminf(l, to_float(reinterpret_cast<const T*>(s.extremes[0][r])[threadIdx.x]));
-      h = fmaxf(h, to_float(reinterpret_cast<const T*>(s.extremes[1][r])[threadIdx.x]));
+#pragma unroll
+    for (int warp = 0; warp < kWorkers / 32; ++warp) {
+      l = fminf(l, to_float(reinterpret_cast<const T*>(s.extremes[0][warp])[threadIdx.x]));
+      h = fmaxf(h, to_float(reinterpret_cast<const T*>(s.extremes[1][warp])[threadIdx.x]));
     }
     mine[0] = l;
     mine[kDim] = h;

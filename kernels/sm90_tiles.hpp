@@ -3,7 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/device_problem.hpp"
 #include "reference/host_device.hpp"
+#include "reference/variant.hpp"
 
 /// How the Hopper kernel wants its operands: cut into tiles, each the exact image of what lies in shared memory, so
 /// that one bulk copy brings a tile and no kernel computes an address inside one.
@@ -52,8 +54,19 @@ struct Pieces {
   int rows;
 };
 
+/// Queries as captured, FP16 or BF16, of which the attention kernel makes codes.
+struct Queries {
+  const void* data;  ///< [batch, q_heads, q_len, head_dim] with the strides below; null where codes are given
+  std::int64_t stride_batch, stride_head, stride_token;  ///< elements
+  const float* mean;                                     ///< [q_count, q_blocks, dim] with smooth Q, or null
+  DType dtype;
+  QkGran gran;
+  float top;  ///< largest code
+};
+
 /// Operands and output of the attention kernel; all pointers to device memory. dim is padded_head_dim(head_dim).
 struct AttentionParams {
+  Queries queries;             ///< or, if they have no data, q and q_scale
   const std::uint8_t* q;       ///< [q_count, q_tiles, image of 64 rows]: INT8 or E4M3 codes
   const std::uint8_t* k;       ///< [kv_count, k_tiles, image of 128 keys]
   const std::uint8_t* v;       ///< [kv_count, k_tiles, image of dim channels x 128 keys]: E4M3

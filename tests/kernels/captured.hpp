@@ -21,7 +21,7 @@ struct CallSpec {
   std::int64_t offset = 0;       ///< unused elements before the first
   bool is_causal = false;
   CausalAlign causal_align = CausalAlign::bottom_right;
-  float q_spread = 1, k_bias = 0, v_bias = 0;
+  float q_spread = 1, q_bias = 0, k_bias = 0, v_bias = 0;
   float sm_scale = 0;  ///< 0: 1/sqrt(head_dim)
   std::uint64_t seed = 1;
 };
@@ -61,7 +61,7 @@ class CapturedCall {
       }
       return matrices;
     };
-    q = make(s.q_heads, s.q_len, spec.q_spread, 0);
+    q = make(s.q_heads, s.q_len, spec.q_spread, spec.q_bias);
     k = make(s.kv_heads, s.kv_len, 1, spec.k_bias);
     v = make(s.kv_heads, s.kv_len, 1, spec.v_bias);
   }

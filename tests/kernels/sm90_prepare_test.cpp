@@ -70,7 +70,7 @@ class Prepared {
       if (++wrong <= 3)
         ADD_FAILURE() << what << ": " << part << " " << i << ", " << c << ": " << found << " != " << expected;
     };
-    for (int i = 0; i < a.q_tiles * 64; ++i) {
+    for (int i = 0; i < (options_.q_codes ? a.q_tiles * 64 : 0); ++i) {
       const bool real = i < a.q_len;
       if (real) differ("q_scale", i, 0, at<float>(at_.q_scale, q_head * a.q_tiles * 64 + i), truth.q.scale[i]);
       for (int c = 0; c < dim_; ++c) {
@@ -208,8 +208,12 @@ TEST(Sm90Prepare, HasTheCodesOfTheQuantiser) {
   if (list.devices.front().major != 9) GTEST_SKIP() << "the first GPU is not a Hopper chip";
   std::vector<sm90::PrepareOptions> all;
   for (const auto gran : {QkGran::per_block, QkGran::per_warp, QkGran::per_thread}) {
-    all.push_back({.qk = Format::int8, .gran = gran});
-    all.push_back({.qk = Format::int4, .gran = gran, .smooth_q = true, .smooth_v = true, .e4m3_codes = true});
+    all.push_back({.qk = Format::int8, .gran = gran, .q_codes = true});
+    sm90::PrepareOptions smooth{
+        .qk = Format::int4, .gran = gran, .smooth_q = true, .smooth_v = true, .e4m3_codes = true};
+    all.push_back(smooth);
+    smooth.q_codes = true;
+    all.push_back(smooth);
   }
   all.push_back({.qk = Format::int8, .smooth_k = false});
   std::vector<CallSpec> specs;

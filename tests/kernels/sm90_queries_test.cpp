@@ -1,0 +1,88 @@
+#include <gtest/gtest.h>
+
+#include <bit>
+
+#include "fmt/core.h"
+#include "kernels/device_info.hpp"
+#include "kernels/sm90_attention.hpp"
+#include "kernels/sm90_plan.hpp"
+#include "tests/kernels/captured.hpp"
+
+/// Queries that the attention kernel quantises itself give the bits of the preparation's codes, which have those of the
+/// CPU's quantiser (sm90_prepare_test.cpp).
+namespace sage2::cuda {
+namespace {
+
+using sage2::testing::CallSpec;
+using sage2::testing::CapturedCall;
+
+struct Result {
+  std::vector<float> o, lse;
+};
+
+Result attend(const DeviceProblem& problem, const sm90::Plan& plan, bool q_codes, cudaStream_t stream) {
+  auto options = plan.prepare;
+  options.q_codes = q_codes;
+  const auto at = sm90::plan_workspace(problem, options, true);
+  DeviceBuffer<std::uint8_t> memory(at.bytes + sm90::kWorkspaceAlignment, stream);
+  void* const workspace = sm90::align_workspace(memory.data());
+  SAGE2_CUDA_CHECK(cudaMemsetAsync(workspace, 0xFF, at.bytes, stream));
+  sm90::prepare(problem, options, at, workspace, true, stream);
+  auto params = sm90::attention_params(problem, options, at, workspace, true);
+  const auto rows = static_cast<std::size_t>(problem.q_count() * problem.q.tokens);
+  DeviceBuffer<float> o(rows * static_cast<std::size_t>(problem.q.channels), stream);
+  DeviceBuffer<float> lse(rows, stream);
+  params.o = o.data();
+  params.o_type = sm90::OutType::fp32;
+  params.lse = lse.data();
+  sm90::attention(params, plan.kernel, stream);
+  return {o.download(), lse.download()};
+}
+
+/// NaN, which a row of infinities may give, equals itself here.
+std::size_t different(const std::vector<float>& a, const std::vector<float>& b) {
+  std::size_t count = a.size() == b.size() ? 0 : 1;
+  for (std::size_t i = 0; i < a.size() && i < b.size(); ++i) {
+    count += std::bit_cast<std::uint32_t>(a[i]) == std::bit_cast<std::uint32_t>(b[i]) ? 0U : 1U;
+  }
+  return count;
+}
+
+TEST(Sm90Queries, HaveTheBitsOfThePreparation) {
+  const auto list = find_devices();
+  if (list.devices.empty()) GTEST_SKIP() << list.why_none;
+  if (list.devices.front().major != 9) GTEST_SKIP() << "the first GPU is not a Hopper chip";
+  std::vector<CallSpec> specs;
+  for (const auto dtype : {DType::float16, DType::bfloat16}) {
+    for (const std::size_t dim : {64U, 128U, 256U}) {
+      specs.push_back({.shape = {2, 4, 2, 700, 300, dim}, .dtype = dtype, .q_spread = 3, .q_bias = 2, .seed = 1});
+      specs.push_back({.shape = {1, 2, 1, 1100, 1100, dim}, .dtype = dtype, .nhd = true, .is_causal = true, .seed = 2});
+      specs.push_back({.shape = {1, 1, 1, 1, 140, dim}, .dtype = dtype, .seed = 3});
+    }
+    specs.push_back({.shape = {1, 2, 2, 200, 513, 96}, .dtype = dtype, .is_causal = true, .q_spread = 9, .seed = 4});
+    // Rows that are not aligned for copies of 16 bytes, and chunks that end within a row.
+    specs.push_back({.shape = {1, 2, 1, 270, 90, 50}, .dtype = dtype, .row_padding = 3, .offset = 1, .seed = 5});
+    specs.push_back({.shape = {1, 2, 1, 270, 90, 100}, .dtype = dtype, .row_padding = 4, .seed = 6});
+    // Queries that see no key.
+    specs.push_back({.shape = {1, 1, 1, 400, 130, 64}, .dtype = dtype, .is_causal = true, .seed = 7});
+  }
+  for (const auto& spec : specs) {
+    const Stream stream;
+    CapturedCall call(spec, stream.get());
+    const auto problem = call.upload();
+    for (const std::string text : {"sage2-8b", "sage2-4b", "sage2-8b:qk_gran=per_warp", "sage2-4b:qk_gran=per_warp",
+                                   "sage2-8b:qk_gran=per_block", "sage2-4b:qk_gran=per_block", "sage2-4b:smooth_q=off",
+                                   "sage2-8b:smooth_q=on", "sage2-8b:pv_accum=fp32"}) {
+      const auto plan = sm90::plan(sm90::parse_for_hopper(text));
+      const auto want = attend(problem, plan, true, stream.get());
+      const auto found = attend(problem, plan, false, stream.get());
+      const auto what =
+          fmt::format("d {}, {} queries, {}, {}", spec.shape.head_dim, spec.shape.q_len, to_string(spec.dtype), text);
+      EXPECT_EQ(different(found.o, want.o), 0U) << what;
+      EXPECT_EQ(different(found.lse, want.lse), 0U) << what;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sage2::cuda
