@@ -122,7 +122,7 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.q_job_rows = options.q_codes ? kJobRows : mean_blocks(dim) * kMeanRows;
   p.q_jobs = options.q_codes || options.smooth_q ? (p.q_len + p.q_job_rows - 1) / p.q_job_rows : 0;
   const JobCounts jobs = job_counts(p);
-  const int surely_over = dim == 64 ? (options.smooth_q ? 2300 : 2200) : (dim == 128 ? 1150 : 1000);
+  const int surely_over = dim == 64 ? 2300 : (dim == 128 ? 1050 : 1000);
   p.lag = std::min(p.kv_count, 1 + surely_over / (jobs.early() + jobs.late()));
   p.sm_scale = problem.sm_scale;
   p.delta_scale = static_cast<float>(static_cast<double>(problem.sm_scale) * std::numbers::log2e);
