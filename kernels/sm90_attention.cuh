@@ -232,7 +232,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_
   if (threadIdx.x == 0) {
     const bool captured = p.queries.data != nullptr;
     for (int i = 0; i < C::kConsumers; ++i) {
-      s.q_full[i].init(captured ? kTileRows / kSegmentRows : 1);
+      s.q_full[i].init(captured ? kTileRows / kSegmentRows * 32 : 1);
       s.q_empty[i].init(4);
     }
     for (int i = 0; i < C::kStages; ++i) {

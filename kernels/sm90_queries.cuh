@@ -130,7 +130,7 @@ struct Segment {
       for (int distance = 2; distance < 32; distance *= 2) {
         largest = fmaxf(largest, __shfl_xor_sync(~0U, largest, distance));
       }
-      s.segment_max[0][index] = largest;
+      if (lane == 0) s.segment_max[0][index] = largest;
     }
   }
 
@@ -218,7 +218,7 @@ __device__ __forceinline__ void quantize_queries(const AttentionParams& p, Share
   for (;;) {
     s.work_full[work_at_.stage].wait(work_at_.parity);
     const int index = s.work[work_at_.stage];
-    release(s.work_empty[work_at_.stage]);
+    release(s.work_empty[work_at_.stage]);  // and no lane still moves codes when the next rows come
     work_at_.advance();
     if (index < 0) return;
     const Work w = work_at(p, C::kRows, index);
@@ -236,13 +236,14 @@ __device__ __forceinline__ void quantize_queries(const AttentionParams& p, Share
     each([&](const auto& segment) { segment.scales(); });
     exchange();
     each([&](const auto& segment) { segment.codes(); });
-    __syncwarp();
+    __syncwarp();  // lanes move what others have written
     each([&](const auto& segment) {
       s.q_empty[segment.group()].wait(q_parity ^ 1);
       segment.move();
-      // The tensor cores read what was written here.
+      // The tensor cores read what was written here. (One arrival a warp would do, but racecheck would not understand
+      // it.)
       fence_before_bulk_copy();
-      release(s.q_full[segment.group()]);
+      s.q_full[segment.group()].arrive();
     });
     q_parity ^= 1;
   }
