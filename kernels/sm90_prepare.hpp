@@ -10,7 +10,7 @@
 #include "reference/variant.hpp"
 
 /// From Q, K and V in FP16 or BF16 to the tiles of the Hopper kernel: means, smoothing, scales, codes, dS and the
-/// transposition of V in one launch.
+/// transposition of V in one launch. Codes of Q the kernel makes itself, as a rule.
 namespace sage2::cuda::sm90 {
 
 /// What is prepared. Codes and scales have the bits of sage2::quantize, but a zero of V may have the other sign; dS is
