@@ -7,8 +7,7 @@
 namespace sage2::cuda::sm90 {
 
 /// Jobs of one head: first the statistics of K and V and, where something of them is wanted, all of its queries, `lag`
-/// heads later the codes of K and V, while these are still in L2. With smooth Q the codes of all heads come behind
-/// everything else.
+/// heads later the codes of K and V, while these are still in L2.
 struct JobCounts {
   int k_statistics, v_statistics, queries, tiles;
   __host__ __device__ int early() const { return k_statistics + v_statistics + queries; }

@@ -2,7 +2,7 @@
 
 #include "kernels/sm90_prepare_ring.cuh"
 
-/// Quantising jobs of Q and K: 128 rows, codes straight into tile images.
+/// Quantising jobs of Q and K: 128 rows, codes straight into tile images; and the means of Q's blocks.
 namespace sage2::cuda::sm90 {
 
 /// Smallest and largest of each of eight channels.

@@ -13,7 +13,6 @@ __device__ void k_statistics(Ring<kDim, T>& ring, Tile tile) {
   using S = PrepareShared<kDim>;
   const PrepareParams& p = ring.p;
   const int chunk = threadIdx.x % S::kChunks;
-  const int lane_row = threadIdx.x / S::kChunks;
   const std::int64_t head = tile.head;
   const int index = tile.first / p.statistics_rows;
   const int end = min((index + 1) * p.statistics_rows, p.kv_len);

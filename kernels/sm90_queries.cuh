@@ -41,6 +41,10 @@ struct Segment {
         mine(rows + lane / 8 * kRowBytes),
         row_scale(s.row_scale[0] + i * kSegmentRows + lane / 8) {}
 
+  /// Warpgroups whose rows all lie behind the end of the piece skip its tiles, if they can.
+  [[nodiscard]] __device__ __forceinline__ bool used(const Work& w) const {
+    return !C::kSkips || w.row + group() * kTileRows < w.end;
+  }
   [[nodiscard]] __device__ __forceinline__ int group() const { return index / (kTileRows / kSegmentRows); }
   [[nodiscard]] __device__ __forceinline__ uint4 raw(int step, int part) const {
     return *reinterpret_cast<const uint4*>(mine + c * 16 + step * kStepBytes + part * 128);
@@ -225,7 +229,10 @@ __device__ __forceinline__ void quantize_queries(const AttentionParams& p, Share
     if (w.tiles == 0) continue;
     const auto each = [&](const auto& f) {
 #pragma unroll 1
-      for (int i = warp; i < kSegments; i += kQuantisers) f(Segment<C, T>(p, s, w, i));
+      for (int i = warp; i < kSegments; i += kQuantisers) {
+        const Segment<C, T> segment(p, s, w, i);
+        if (segment.used(w)) f(segment);
+      }
     };
     each([&](const auto& segment) { segment.bring(); });
     ptx::cp_async_commit();
@@ -237,14 +244,16 @@ __device__ __forceinline__ void quantize_queries(const AttentionParams& p, Share
     exchange();
     each([&](const auto& segment) { segment.codes(); });
     __syncwarp();  // lanes move what others have written
-    each([&](const auto& segment) {
+#pragma unroll 1
+    for (int i = warp; i < kSegments; i += kQuantisers) {
+      const Segment<C, T> segment(p, s, w, i);
       s.q_empty[segment.group()].wait(q_parity ^ 1);
-      segment.move();
+      if (segment.used(w)) segment.move();
       // The tensor cores read what was written here. (One arrival a warp would do, but racecheck would not understand
       // it.)
       fence_before_bulk_copy();
       s.q_full[segment.group()].arrive();
-    });
+    }
     q_parity ^= 1;
   }
 }

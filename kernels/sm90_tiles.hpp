@@ -8,7 +8,8 @@
 #include "reference/variant.hpp"
 
 /// How the Hopper kernel wants its operands: cut into tiles, each the exact image of what lies in shared memory, so
-/// that one bulk copy brings a tile and no kernel computes an address inside one.
+/// that one bulk copy brings a tile. Only what makes codes (the preparation, and the attention kernel's own of Q)
+/// computes addresses inside one.
 namespace sage2::cuda::sm90 {
 
 inline constexpr int kTileRows = 64;   ///< query rows of a warpgroup

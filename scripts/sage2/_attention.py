@@ -54,7 +54,10 @@ def _tensor(t: torch.Tensor, tensor_layout: str) -> lib.Tensor:
 
 
 class Prepared:
-    """Q, K and V smoothed and quantised; `attend()` runs the attention kernel alone, as often as one likes."""
+    """K and V smoothed and quantised; `attend()` runs the attention kernel alone, as often as one likes.
+
+    It quantises Q itself, which must not have changed.
+    """
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <limits>
 
 #include "fmt/core.h"
 #include "kernels/device_info.hpp"
@@ -32,6 +33,9 @@ Result attend(const DeviceProblem& problem, const sm90::Plan& plan, bool q_codes
   const auto rows = static_cast<std::size_t>(problem.q_count() * problem.q.tokens);
   DeviceBuffer<float> o(rows * static_cast<std::size_t>(problem.q.channels), stream);
   DeviceBuffer<float> lse(rows, stream);
+  // Memory that was another call's must not pass for a result.
+  SAGE2_CUDA_CHECK(cudaMemsetAsync(o.data(), q_codes ? 0xFF : 0xFE, o.size() * sizeof(float), stream));
+  SAGE2_CUDA_CHECK(cudaMemsetAsync(lse.data(), q_codes ? 0xFF : 0xFE, lse.size() * sizeof(float), stream));
   params.o = o.data();
   params.o_type = sm90::OutType::fp32;
   params.lse = lse.data();
@@ -39,7 +43,7 @@ Result attend(const DeviceProblem& problem, const sm90::Plan& plan, bool q_codes
   return {o.download(), lse.download()};
 }
 
-/// NaN, which a row of infinities may give, equals itself here.
+/// By their bits: NaN equals itself.
 std::size_t different(const std::vector<float>& a, const std::vector<float>& b) {
   std::size_t count = a.size() == b.size() ? 0 : 1;
   for (std::size_t i = 0; i < a.size() && i < b.size(); ++i) {
@@ -63,12 +67,26 @@ TEST(Sm90Queries, HaveTheBitsOfThePreparation) {
     // Rows that are not aligned for copies of 16 bytes, and chunks that end within a row.
     specs.push_back({.shape = {1, 2, 1, 270, 90, 50}, .dtype = dtype, .row_padding = 3, .offset = 1, .seed = 5});
     specs.push_back({.shape = {1, 2, 1, 270, 90, 100}, .dtype = dtype, .row_padding = 4, .seed = 6});
+    // More pieces of work than multiprocessors, so that a block takes several; some of them without a tile.
+    if (dtype == DType::bfloat16) {
+      for (const std::size_t dim : {64U, 128U, 256U}) {
+        specs.push_back({.shape = {2, 40, 20, 700, 300, dim}, .dtype = dtype, .q_bias = 1, .seed = 8});
+        specs.push_back({.shape = {2, 40, 20, 700, 300, dim}, .dtype = dtype, .is_causal = true, .seed = 9});
+      }
+    }
     // Queries that see no key.
     specs.push_back({.shape = {1, 1, 1, 400, 130, 64}, .dtype = dtype, .is_causal = true, .seed = 7});
   }
   for (const auto& spec : specs) {
     const Stream stream;
     CapturedCall call(spec, stream.get());
+    // A row with an infinity, and one that is not a number at all.
+    if (spec.seed == 4) {
+      call.q.front().data[5] = std::numeric_limits<float>::infinity();
+      for (std::size_t c = 0; c < spec.shape.head_dim; ++c) {
+        call.q.front().data[40 * spec.shape.head_dim + c] = std::numeric_limits<float>::quiet_NaN();
+      }
+    }
     const auto problem = call.upload();
     for (const std::string text : {"sage2-8b", "sage2-4b", "sage2-8b:qk_gran=per_warp", "sage2-4b:qk_gran=per_warp",
                                    "sage2-8b:qk_gran=per_block", "sage2-4b:qk_gran=per_block", "sage2-4b:smooth_q=off",
