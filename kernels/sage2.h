@@ -72,11 +72,11 @@ typedef struct sage2_args {
   int64_t head_dim;                                /* 1 .. 256 */
   sage2_tensor q, k, v;                            /* of dtype; never written */
   sage2_tensor o;                                  /* of o_dtype */
-  float* lse;      /* [batch, q_heads, q_len] natural log-sum-exp of the scores; NULL where it is not wanted */
-  int32_t dtype;   /* SAGE2_FLOAT16 or SAGE2_BFLOAT16 */
-  int32_t o_dtype; /* any sage2_dtype */
-  int32_t mask;    /* sage2_mask */
-  float sm_scale;  /* more than 0; 1 / sqrt(head_dim) as a rule */
+  float* lse;       /* [batch, q_heads, q_len] natural log-sum-exp of the scores; NULL where it is not wanted */
+  int32_t dtype;    /* SAGE2_FLOAT16 or SAGE2_BFLOAT16 */
+  int32_t o_dtype;  /* any sage2_dtype */
+  int32_t mask;     /* sage2_mask */
+  float sm_scale;   /* more than 0; 1 / sqrt(head_dim) as a rule */
 } sage2_args;
 
 struct CUstream_st; /* cudaStream_t is a pointer to it */

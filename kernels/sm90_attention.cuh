@@ -14,9 +14,9 @@
 /// Attention on Hopper: INT8 or E4M3 codes of Q and K, E4M3 P and V (docs/kernels.md).
 ///
 /// One producer warp brings tiles with bulk copies into a ring, three more quantise the queries of the next piece of
-/// work (sm90_queries.cuh), and each consumer warpgroup owns 64 query rows. Warpgroups
-/// take turns at the tensor cores: while one multiplies, the others turn scores into P. Blocks stay on their
-/// multiprocessor and take the next piece of work from a counter.
+/// work (sm90_queries.cuh), and each consumer warpgroup owns 64 query rows. Warpgroups take turns at the tensor cores:
+/// while one multiplies, the others turn scores into P. Blocks stay on their multiprocessor and take the next piece of
+/// work from a counter.
 namespace sage2::cuda::sm90 {
 
 /// How a kernel uses its registers; measured, see docs/performance.md.

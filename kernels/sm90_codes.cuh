@@ -77,11 +77,16 @@ __device__ __forceinline__ Scale with_inverse(float scale) {
   return bounds(scale, rough_inverse(scale));
 }
 
+/// The inverse that the division of floats works with: an approximation and one step of Newton's method.
+__device__ __forceinline__ float inverse_of(float x) {
+  const float y = rough_inverse(x);
+  return fmaf(y, fmaf(-x, y, 1.0F), y);
+}
+
 /// The IEEE quotient of finite numbers by the steps that division is compiled to, without its branch for extremes:
 /// `by` in 2^-100 .. 2^100 or the quotient of no interest below 2^-100.
 __device__ __forceinline__ float quotient_of(float x, float by) {
-  float inverse = rough_inverse(by);
-  inverse = fmaf(inverse, fmaf(-by, inverse, 1.0F), inverse);
+  const float inverse = inverse_of(by);
   float q = x * inverse;
   q = fmaf(inverse, fmaf(-by, q, x), q);
   return fmaf(inverse, fmaf(-by, q, x), q);

@@ -63,13 +63,6 @@ __device__ __forceinline__ Job job_of(const PrepareParams& p, int index) {
   return rows(JobKind::v_codes, head, job - jobs.tiles, kJobRows, p.kv_len);
 }
 
-/// The inverse that the division of floats works with: an approximation and one step of Newton's method.
-__device__ __forceinline__ float inverse_of(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-  return fmaf(y, fmaf(-x, y, 1.0F), y);
-}
-
 /// What a tile needs beside its rows: waits for it and leaves it in the stage. The whole warp.
 template <int kDim>
 __device__ __forceinline__ void bring_channels(const PrepareParams& p, Channel* to, JobKind kind, int head, int lane) {

@@ -76,6 +76,7 @@ __device__ __forceinline__ GroupRows query_group(QkGran gran, int id) {
   const int rows = gran == QkGran::per_warp ? 16 : 64;
   return {id * rows, 1, rows};
 }
+
 /// Where the means of a block's group lie; `first` is a row of the block.
 template <int kDim>
 __device__ __forceinline__ std::uint8_t* mean_group(const PrepareParams& p, std::int64_t head, int first) {

@@ -175,11 +175,10 @@ struct Segment {
 
   /// Codes of a row go to its first half, in the order of the channels.
   __device__ __forceinline__ void codes() const {
-    constexpr int kUnroll = 4;
 #pragma unroll 1
     for (int part = 0; part < kParts; ++part) {
       const Eight of_channel = mean(part);
-#pragma unroll kUnroll
+#pragma unroll
       for (int step = 0; step < kSteps; ++step) {
         const float2 of_row = row_scale[4 * step];
         unsigned unsure;

@@ -5,11 +5,11 @@
 #include <thread>
 
 #include "gtest/gtest.h"
-#include "kernels/device_info.hpp"
 #include "kernels/error_stats.hpp"
 #include "kernels/exact_attention.hpp"
 #include "kernels/sage2.h"
 #include "tests/kernels/captured.hpp"
+#include "tests/kernels/hopper.hpp"
 
 extern "C" int sage2_header_is_c(void);
 
@@ -109,9 +109,7 @@ TEST(Sage2Api, RefusesWhatMakesNoSense) {
 class Sage2ApiOnDevice : public ::testing::Test {
  protected:
   void SetUp() override {
-    const auto list = find_devices();
-    if (list.devices.empty()) GTEST_SKIP() << list.why_none;
-    if (list.devices[0].major != 9) GTEST_SKIP() << "needs a Hopper GPU";
+    if (const auto why = sage2::testing::no_hopper(); !why.empty()) GTEST_SKIP() << why;
   }
 };
 

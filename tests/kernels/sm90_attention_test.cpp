@@ -1,18 +1,14 @@
 #include <gtest/gtest.h>
 
-#include "kernels/device_info.hpp"
 #include "kernels/sm90_native.hpp"
 #include "tests/kernels/attention_cases.hpp"
+#include "tests/kernels/hopper.hpp"
 
 /// The Hopper kernels against the CPU's emulation.
 namespace sage2::cuda {
 namespace {
 
-std::string no_hopper() {
-  const auto list = find_devices();
-  if (list.devices.empty()) return list.why_none;
-  return list.devices.front().major == 9 ? "" : "the first GPU is not a Hopper chip";
-}
+using sage2::testing::no_hopper;
 
 TEST(Sm90Attention, EqualsTheEmulationBitForBit) {
   if (const auto why = no_hopper(); !why.empty()) GTEST_SKIP() << why;

@@ -8,11 +8,11 @@
 #include <stdexcept>
 
 #include "fmt/core.h"
-#include "kernels/device_info.hpp"
 #include "kernels/sm90_tensor_map.hpp"
 #include "reference/formats.hpp"
 #include "reference/quantize.hpp"
 #include "tests/kernels/captured.hpp"
+#include "tests/kernels/hopper.hpp"
 
 /// The fused preparation against the CPU's quantiser: the same codes and scales, bit for bit, in the tiles of the
 /// Hopper kernel; dS within the error of its 16-bit halves.
@@ -21,6 +21,7 @@ namespace {
 
 using sage2::testing::CallSpec;
 using sage2::testing::CapturedCall;
+using sage2::testing::no_hopper;
 
 Variant variant_of(const sm90::PrepareOptions& options) {
   Variant v = parse_variant(options.qk == Format::int4 ? "sage2-4b@hopper" : "sage2-8b@hopper");
@@ -180,9 +181,7 @@ TEST(Sm90Prepare, KnowsWhatTheCopyEngineCannotRead) {
 }
 
 TEST(Sm90Prepare, KnowsWhatTheCopyEngineCanRead) {
-  const auto list = find_devices();
-  if (list.devices.empty()) GTEST_SKIP() << list.why_none;
-  if (list.devices.front().major != 9) GTEST_SKIP() << "the first GPU is not a Hopper chip";
+  if (const auto why = no_hopper(); !why.empty()) GTEST_SKIP() << why;
   const Stream stream;
   DeviceBuffer<std::uint16_t> memory(2 * 4 * 256 * 64, stream.get());
   const auto expect = [&](std::int64_t batch, std::int64_t channels, std::int64_t head, std::int64_t token) {
@@ -205,9 +204,7 @@ TEST(Sm90Prepare, KnowsWhatTheCopyEngineCanRead) {
 }
 
 TEST(Sm90Prepare, HasTheCodesOfTheQuantiser) {
-  const auto list = find_devices();
-  if (list.devices.empty()) GTEST_SKIP() << list.why_none;
-  if (list.devices.front().major != 9) GTEST_SKIP() << "the first GPU is not a Hopper chip";
+  if (const auto why = no_hopper(); !why.empty()) GTEST_SKIP() << why;
   std::vector<sm90::PrepareOptions> all;
   for (const auto gran : {QkGran::per_block, QkGran::per_warp, QkGran::per_thread}) {
     all.push_back({.qk = Format::int8, .gran = gran, .q_codes = true});
