@@ -175,23 +175,45 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
   }
 }
 
+/// Descriptors of a warpgroup's operands in shared memory.
+template <class C>
+struct Operands {
+  static constexpr Swizzle kSwizzle = C::kDim == 64 ? Swizzle::bytes64 : Swizzle::bytes128;
+  std::uint64_t q, k, v;  ///< of k and v the first stage
+
+  __device__ __forceinline__ Operands(const Shared<C>& s, int group)
+      : q(once(matrix<kSwizzle>(s.q[group]))),
+        k(once(matrix<kSwizzle>(s.k[0]))),
+        v(once(matrix<Swizzle::bytes128>(s.v[0]))) {}
+  [[nodiscard]] __device__ __forceinline__ std::uint64_t k_at(int stage) const {
+    return matrix<kSwizzle>(low(k, stage));
+  }
+  [[nodiscard]] __device__ __forceinline__ std::uint64_t v_at(int stage) const {
+    return matrix<Swizzle::bytes128>(low(v, stage));
+  }
+
+ private:
+  [[nodiscard]] __device__ __forceinline__ static std::uint32_t low(std::uint64_t first, int stage) {
+    return static_cast<std::uint32_t>(first) + static_cast<std::uint32_t>(stage) * (C::kKvBytes / 16);
+  }
+};
+
 /// S of one tile: Q K^T of the codes.
 template <class C, class Acc>
-__device__ __forceinline__ void issue_scores(Acc (&acc)[64], const std::uint8_t* q, const std::uint8_t* k) {
-  constexpr Swizzle kSwizzle = C::kDim == 64 ? Swizzle::bytes64 : Swizzle::bytes128;
+__device__ __forceinline__ void issue_scores(Acc (&acc)[64], std::uint64_t q, std::uint64_t k) {
   constexpr int kHalves = C::kDim == 256 ? 2 : 1;
   constexpr int kSteps = (C::kDim == 64 ? 64 : 128) / 32;
 #pragma unroll
   for (int half = 0; half < kHalves; ++half) {
-    const std::uint64_t a = matrix<kSwizzle>(q + half * kTileRows * 128);
-    const std::uint64_t b = matrix<kSwizzle>(k + half * kTileKeys * 128);
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
       // 32 bytes along K are 2 in units of 16.
+      const std::uint64_t a = q + half * (kTileRows * 128 / 16) + i * 2;
+      const std::uint64_t b = k + half * (kTileKeys * 128 / 16) + i * 2;
       if constexpr (C::kInt) {
-        wgmma_s8(acc, a + i * 2, b + i * 2, half + i > 0);
+        wgmma_s8(acc, a, b, half + i > 0);
       } else {
-        wgmma_e4m3(acc, a + i * 2, b + i * 2, half + i > 0);
+        wgmma_e4m3(acc, a, b, half + i > 0);
       }
     }
   }
@@ -199,9 +221,9 @@ __device__ __forceinline__ void issue_scores(Acc (&acc)[64], const std::uint8_t*
 
 /// O_tile = P V for kVColumns columns from `first` on, keys of step `step`. `group`: see below.
 template <class C, class Acc, int kRegs>
-__device__ __forceinline__ void issue_values(Acc (&o)[kRegs], const std::uint32_t (&p)[C::kKeys / 8],
-                                             const std::uint8_t* v, int first, int step, bool accumulate, int group) {
-  const std::uint64_t b = matrix<Swizzle::bytes128>(v + first * kTileKeys) + step * (C::kKeys / 32) * 2;
+__device__ __forceinline__ void issue_values(Acc (&o)[kRegs], const std::uint32_t (&p)[C::kKeys / 8], std::uint64_t v,
+                                             int first, int step, bool accumulate, int group) {
+  const std::uint64_t b = v + first * (kTileKeys / 16) + step * (C::kKeys / 32) * 2;
 #pragma unroll
   for (int i = 0; i < C::kKeys / 32; ++i) {
     if constexpr (C::kKeys == kTileKeys) {

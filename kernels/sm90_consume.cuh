@@ -150,9 +150,12 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
   static_assert(kSteps == 1 || !C::kTurns);  // a turn would last over the second step's softmax
   static_assert(C::kTwoLevel || !C::kHalf);
   const Lane lane = this_lane();
+  const Operands<C> operands(s, group);
   RingPosition<C::kStages> k_at, v_at;
   RingPosition<2> work_at_;
   std::uint32_t q_parity = 0;
+  // The barrier of the warpgroup whose turn is next.
+  const auto next = static_cast<int>(once(1 + (static_cast<std::uint32_t>(group) + 1) % C::kConsumers));
   if constexpr (C::kTurns) {
     if (group == C::kConsumers - 1) named_arrive(1, 256);
   }
@@ -183,6 +186,7 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
       const float q_scale[2] = {s.q_scale[group][lane.row] * p.scale_log2,
                                 s.q_scale[group][lane.row + 8] * p.scale_log2};
 
+      const int last = w.tiles - 1;
       Acc acc[64];
       std::uint32_t packed[C::kKeys / 8];
       // O_tile; in FP16 two columns a register.
@@ -193,7 +197,7 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
         s.k_full[k_at.stage].wait(k_at.parity);
         hold(acc);
         wgmma_fence();
-        issue_scores<C>(acc, s.q[group], s.k[k_at.stage]);
+        issue_scores<C>(acc, operands.q, operands.k_at(k_at.stage));
         wgmma_commit();
       };
       const auto softmax = [&]<bool kMasked, int kStep>(int tile) {
@@ -219,13 +223,13 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
         if constexpr (C::kTwoLevel) {
           hold(fresh);
           wgmma_fence();
-          issue_values<C>(fresh, packed, s.v[v_at.stage], part * C::kVColumns, step, false, p.group);
+          issue_values<C>(fresh, packed, operands.v_at(v_at.stage), part * C::kVColumns, step, false, p.group);
         } else {
 #pragma unroll
           for (int i = 0; i < kRegs; ++i) out.o[part][i] = out.o[part][i] * alpha[i % 4 / 2];
           hold(out.o[part]);
           wgmma_fence();
-          issue_values<C>(out.o[part], packed, s.v[v_at.stage], part * C::kVColumns, step, true, p.group);
+          issue_values<C>(out.o[part], packed, operands.v_at(v_at.stage), part * C::kVColumns, step, true, p.group);
         }
         wgmma_commit();
       };
@@ -253,7 +257,7 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
         if constexpr (C::kTurns) named_sync(1 + group, 256);
       };
       const auto end_turn = [&] {
-        if constexpr (C::kTurns) named_arrive(1 + (group + 1) % C::kConsumers, 256);
+        if constexpr (C::kTurns) named_arrive(next, 256);
       };
       const auto values = [&](int step) {
 #pragma unroll
@@ -268,7 +272,8 @@ __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, 
         end_turn();
         wgmma_wait<0>();
         hold(acc);
-        if (tile == w.tiles - 1) release(s.q_empty[group]);
+        // One arrival a warp, all of which has waited; as a branch it would part what the compiler may order.
+        if ((tile == last) & (threadIdx.x % 32 == 0)) s.q_empty[group].arrive();
         softmax.template operator()<kMasked, 0>(tile);
         s.v_full[v_at.stage].wait(v_at.parity);
         begin_turn();

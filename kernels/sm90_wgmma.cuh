@@ -36,13 +36,25 @@ __device__ __forceinline__ void hold(T (&d)[kCount]) {
 enum class Swizzle : int { bytes128 = 1, bytes64 = 2 };
 
 /// Describes a K-major operand whose rows of 8 follow each other. Rows start at a multiple of 1024 bytes; steps along K
-/// are added to the address.
+/// are added to the low word, which holds the address in units of 16 bytes.
+template <Swizzle kSwizzle>
+__device__ __forceinline__ std::uint64_t matrix(std::uint32_t low) {
+  constexpr std::uint64_t kGroup = kSwizzle == Swizzle::bytes128 ? 1024 : 512;  // bytes from 8 rows to the next 8
+  return low | ((kGroup >> 4) << 32) | (static_cast<std::uint64_t>(kSwizzle) << 62);
+}
 template <Swizzle kSwizzle>
 __device__ __forceinline__ std::uint64_t matrix(const void* shared) {
-  constexpr std::uint64_t kGroup = kSwizzle == Swizzle::bytes128 ? 1024 : 512;  // bytes from 8 rows to the next 8
-  const auto address = static_cast<std::uint64_t>(__cvta_generic_to_shared(shared));
-  return ((address & 0x3FFFF) >> 4) | (std::uint64_t{1} << 16) | ((kGroup >> 4) << 32) |
-         (static_cast<std::uint64_t>(kSwizzle) << 62);
+  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
+  return matrix<kSwizzle>(((address & 0x3FFFF) >> 4) | 1U << 16);
+}
+
+/// A number that all lanes have, computed once: left alone the compiler computes it again where it is used, tile by
+/// tile.
+__device__ __forceinline__ std::uint32_t once(std::uint32_t x) {
+  return __shfl_sync(~0U, x, 0);
+}
+__device__ __forceinline__ std::uint64_t once(std::uint64_t x) {
+  return std::uint64_t{once(static_cast<std::uint32_t>(x >> 32))} << 32 | once(static_cast<std::uint32_t>(x));
 }
 
 /// d [64 x 128] (+)= A B^T: INT8 operands in shared memory, exact sums.
