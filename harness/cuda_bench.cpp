@@ -30,7 +30,7 @@ using cuda::Stream;
 
 constexpr std::int64_t kHeads = 32;
 constexpr std::int64_t kTokens = 32768;  ///< batch x length
-constexpr int kWarmUp = 5;
+constexpr std::size_t kWarmUp = 5;
 
 /// One thing to time.
 struct Case {
@@ -109,6 +109,17 @@ std::vector<Case> overhead_cases() {
   return cases;
 }
 
+/// Samples of one part of a call, and how many of them Google Benchmark has been given.
+struct Samples {
+  std::vector<double> ms, clocks;
+  std::size_t used = 0;
+};
+/// Both are taken in turn: under the chip's power limit clocks fall while calls are timed, and what one part costs
+/// beside the other must not depend on which comes first.
+struct Parts {
+  Samples whole, kernel;
+};
+
 /// Times cases, holding the tensors of the last shape and the call of the last variant.
 class Bench {
  public:
@@ -121,14 +132,15 @@ class Bench {
       return;
     }
     BenchResult& result = results_.at(c.name);
-    std::vector<double> clocks;
-    call_->prepare();
-    for (int i = 0; i < kWarmUp; ++i) once(c);
+    Parts& parts = parts_[call_key_];
+    Samples& samples = c.whole ? parts.whole : parts.kernel;
+    const auto wanted = static_cast<std::size_t>(state.max_iterations);
+    if (samples.used + wanted > samples.ms.size()) measure(parts, wanted);
     for (auto _ : state) {
-      result.ms.push_back(once(c));
+      result.ms.push_back(samples.ms.at(samples.used++));
       state.SetIterationTime(result.ms.back() * 1e-3);
-      if (const auto now = monitor_.state()) clocks.push_back(now->sm_clock_mhz);
     }
+    const auto& clocks = samples.clocks;
     if (!clocks.empty()) {
       result.sm_clock_mhz = std::accumulate(clocks.begin(), clocks.end(), 0.0) / static_cast<double>(clocks.size());
     }
@@ -187,12 +199,26 @@ class Bench {
     return verdict->second.why_not;
   }
 
-  /// Milliseconds of one call that finds nothing of its own in L2. Enqueued while the flush runs.
-  double once(const Case& c) {
+  void measure(Parts& parts, std::size_t count) {
+    const auto sample = [&](Samples& to, bool whole, bool warm) {
+      const double ms = once(whole);
+      if (!warm) return;
+      to.ms.push_back(ms);
+      if (const auto now = monitor_.state()) to.clocks.push_back(now->sm_clock_mhz);
+    };
+    for (std::size_t i = 0; i < kWarmUp + count; ++i) {
+      sample(parts.whole, true, i >= kWarmUp);
+      sample(parts.kernel, false, i >= kWarmUp);
+    }
+  }
+
+  /// Milliseconds of one call that finds nothing of its own in L2. Enqueued while the flush runs. The kernel alone
+  /// comes after a whole call.
+  double once(bool whole) {
     flush_.zero();
-    if (!c.whole) call_->rewind();
+    if (!whole) call_->rewind();
     SAGE2_CUDA_CHECK(cudaEventRecord(start_.event, stream_.get()));
-    if (c.whole) call_->prepare();
+    if (whole) call_->prepare();
     call_->attend();
     SAGE2_CUDA_CHECK(cudaEventRecord(stop_.event, stream_.get()));
     SAGE2_CUDA_CHECK(cudaEventSynchronize(stop_.event));
@@ -229,6 +255,7 @@ class Bench {
   std::unique_ptr<BenchCall> call_;
   std::string tensors_key_, call_key_;
   std::map<std::string, cuda::Verdict> verdicts_;
+  std::map<std::string, Parts> parts_;  ///< by call
   std::map<std::string, BenchResult> results_;
   bool failed_ = false;
 };
