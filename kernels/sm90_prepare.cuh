@@ -31,6 +31,7 @@ struct PrepareParams {
   int lag;                      ///< heads between the first and the second look at K and V
   float sm_scale, delta_scale;  ///< the latter for base 2
   int is_causal, causal_shift;
+  bool q_codes;  ///< are written
   DType dtype;
   float top;                    ///< largest code of Q and K
   bool wide_q, wide_k, wide_v;  ///< the copy engine can read the tensor

@@ -55,7 +55,7 @@ __device__ __forceinline__ Job job_of(const PrepareParams& p, int index) {
   job -= jobs.v_statistics;
   if (job < jobs.queries) {
     const int inside = job / p.q_jobs;
-    const JobKind kind = p.options.q_codes ? JobKind::q_codes : JobKind::q_means;
+    const JobKind kind = p.q_codes ? JobKind::q_codes : JobKind::q_means;
     return rows(kind, head * p.group + inside, job - inside * p.q_jobs, p.q_job_rows, p.q_len);
   }
   job -= jobs.queries;

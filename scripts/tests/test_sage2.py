@@ -63,7 +63,7 @@ def test_workspace_grows_with_the_call() -> None:
         sizes = {"batch": 1, "q_heads": 2, "kv_heads": 2, "q_len": length, "kv_len": length, "head_dim": 128}
         return _library.workspace_size(_library.parse_variant(variant), _library.Args(**sizes, sm_scale=1.0))
 
-    # The codes of K and V are two bytes an element; those of Q are not stored.
+    # The codes of K and V are two bytes an element; those of Q are stored for short calls with smooth Q only.
     assert 2 * 2 * 1024 * 128 < size("sage2-8b", 1024) < size("sage2-4b", 1024) < size("sage2-4b", 2048)
     with pytest.raises(sage2.Sage2Error, match="q_len is 0"):
         size("sage2-8b", 0)

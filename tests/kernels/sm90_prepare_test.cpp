@@ -71,7 +71,7 @@ class Prepared {
       if (++wrong <= 3)
         ADD_FAILURE() << what << ": " << part << " " << i << ", " << c << ": " << found << " != " << expected;
     };
-    for (int i = 0; i < (options_.q_codes ? a.q_tiles * 64 : 0); ++i) {
+    for (int i = 0; i < (a.q != nullptr ? a.q_tiles * 64 : 0); ++i) {
       const bool real = i < a.q_len;
       if (real) differ("q_scale", i, 0, at<float>(at_.q_scale, q_head * a.q_tiles * 64 + i), truth.q.scale[i]);
       for (int c = 0; c < dim_; ++c) {
@@ -203,15 +203,53 @@ TEST(Sm90Prepare, KnowsWhatTheCopyEngineCanRead) {
   expect(1, 64, 256 * 64, 64);
 }
 
+TEST(Sm90Prepare, WritesCodesOfQueriesForShortCalls) {
+  const auto bytes = [](std::int64_t q_len, std::int64_t kv_len, std::int64_t dim, bool smooth_q,
+                        sm90::QCodes q_codes) {
+    const auto view = [&](std::int64_t tokens) {
+      return TensorView{.data = nullptr,
+                        .dtype = DType::bfloat16,
+                        .batch = 1,
+                        .heads = 2,
+                        .tokens = tokens,
+                        .channels = dim,
+                        .stride_batch = 2 * tokens * dim,
+                        .stride_head = tokens * dim,
+                        .stride_token = dim};
+    };
+    DeviceProblem problem;
+    problem.q = view(q_len);
+    problem.k = problem.v = view(kv_len);
+    problem.dtype = DType::bfloat16;
+    return sm90::plan_workspace(problem, {.smooth_q = smooth_q, .q_codes = q_codes}, false).bytes;
+  };
+  const auto written = [&](std::int64_t q_len, std::int64_t kv_len, std::int64_t dim, bool smooth_q) {
+    const auto of = [&](sm90::QCodes who) { return bytes(q_len, kv_len, dim, smooth_q, who); };
+    EXPECT_GE(of(sm90::QCodes::prepared), of(sm90::QCodes::by_attention) + static_cast<std::size_t>(2 * q_len * dim));
+    return of(sm90::QCodes::chosen) == of(sm90::QCodes::prepared);
+  };
+  EXPECT_TRUE(written(1024, 1024, 128, true));
+  EXPECT_TRUE(written(1000, 1000, 96, true));
+  EXPECT_TRUE(written(70000, 77, 128, true));
+  EXPECT_FALSE(written(1024, 1025, 128, true));
+  EXPECT_FALSE(written(1024, 1024, 128, false));
+  EXPECT_FALSE(written(1024, 1024, 64, true));
+  EXPECT_FALSE(written(1024, 1024, 256, true));
+}
+
 TEST(Sm90Prepare, HasTheCodesOfTheQuantiser) {
   if (const auto why = no_hopper(); !why.empty()) GTEST_SKIP() << why;
   std::vector<sm90::PrepareOptions> all;
   for (const auto gran : {QkGran::per_block, QkGran::per_warp, QkGran::per_thread}) {
-    all.push_back({.qk = Format::int8, .gran = gran, .q_codes = true});
-    sm90::PrepareOptions smooth{
-        .qk = Format::int4, .gran = gran, .smooth_q = true, .smooth_v = true, .e4m3_codes = true};
+    all.push_back({.qk = Format::int8, .gran = gran, .q_codes = sm90::QCodes::prepared});
+    sm90::PrepareOptions smooth{.qk = Format::int4,
+                                .gran = gran,
+                                .smooth_q = true,
+                                .smooth_v = true,
+                                .e4m3_codes = true,
+                                .q_codes = sm90::QCodes::by_attention};
     all.push_back(smooth);
-    smooth.q_codes = true;
+    smooth.q_codes = sm90::QCodes::prepared;
     all.push_back(smooth);
   }
   all.push_back({.qk = Format::int8, .smooth_k = false});

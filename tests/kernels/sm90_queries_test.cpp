@@ -26,7 +26,7 @@ struct Result {
 
 Result attend(const DeviceProblem& problem, const sm90::Plan& plan, bool q_codes, cudaStream_t stream) {
   auto options = plan.prepare;
-  options.q_codes = q_codes;
+  options.q_codes = q_codes ? sm90::QCodes::prepared : sm90::QCodes::by_attention;
   const auto at = sm90::plan_workspace(problem, options, true);
   DeviceBuffer<std::uint8_t> memory(at.bytes + sm90::kWorkspaceAlignment, stream);
   void* const workspace = sm90::align_workspace(memory.data());
