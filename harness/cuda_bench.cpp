@@ -199,7 +199,9 @@ class Bench {
     return verdict->second.why_not;
   }
 
+  /// New samples of both parts.
   void measure(Parts& parts, std::size_t count) {
+    parts = {};
     const auto sample = [&](Samples& to, bool whole, bool warm) {
       const double ms = once(whole);
       if (!warm) return;
