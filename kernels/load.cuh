@@ -31,6 +31,15 @@ auto with_element_type(DType dtype, const F& f) {
   }
 }
 
+/// The first element of a head; heads are counted over batch and heads.
+template <class T>
+__device__ __forceinline__ const T* head_of(const TensorView& t, std::int64_t head) {
+  const auto heads = static_cast<unsigned>(t.heads);
+  const unsigned batch = static_cast<unsigned>(head) / heads;
+  const unsigned inside = static_cast<unsigned>(head) - batch * heads;
+  return static_cast<const T*>(t.data) + batch * t.stride_batch + inside * t.stride_head;
+}
+
 /// First element of a token of a head, counted over batch and heads.
 template <class T>
 __device__ inline const T* token(const TensorView& t, std::int64_t head, std::int64_t i) {

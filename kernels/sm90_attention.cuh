@@ -124,10 +124,9 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
 
     // The next piece is taken before this one is done, so that its queries can be quantised meanwhile.
     const int ahead = C::kEarly ? 0 : w.tiles - 1;
-    int following = total;
-    const auto next = [&] { following = post(atomicAdd(p.next_tile, 1) + gridDim.x); };
+    const auto next = [&] { index = post(atomicAdd(p.next_tile, 1) + gridDim.x); };
     if (w.tiles > 0) {
-      for (int i = 0; i < C::kConsumers && p.queries.data == nullptr; ++i) {
+      for (int i = 0; i < C::kConsumers && p.queries.captured.data == nullptr; ++i) {
         s.q_empty[i].wait(q_parity ^ 1);
         // A tile beyond the last one: any rows will do, nothing of them is stored.
         const std::int64_t tile =
@@ -171,7 +170,6 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
     } else {
       next();
     }
-    index = following;
   }
 }
 
@@ -252,7 +250,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_
   extern __shared__ __align__(1024) std::uint8_t raw[];
   auto& s = *reinterpret_cast<Shared<C>*>(raw);
   if (threadIdx.x == 0) {
-    const bool captured = p.queries.data != nullptr;
+    const bool captured = p.queries.captured.data != nullptr;
     for (int i = 0; i < C::kConsumers; ++i) {
       s.q_full[i].init(captured ? kTileRows / kSegmentRows * 32 : 1);
       s.q_empty[i].init(4);
@@ -277,9 +275,9 @@ __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_
     const int warp = __shfl_sync(~0U, threadIdx.x % 128 / 32, 0);
     if (warp == 0) {
       if (threadIdx.x % 32 == 0) produce<C>(p, s);
-    } else if (p.queries.data != nullptr) {
-      p.queries.dtype == DType::float16 ? quantize_queries<C, __half>(p, s, warp - 1)
-                                        : quantize_queries<C, __nv_bfloat16>(p, s, warp - 1);
+    } else if (p.queries.captured.data != nullptr) {
+      p.queries.captured.dtype == DType::float16 ? quantize_queries<C, __half>(p, s, warp - 1)
+                                                 : quantize_queries<C, __nv_bfloat16>(p, s, warp - 1);
     }
   } else {
     take_registers<C::kConsumerRegisters>();

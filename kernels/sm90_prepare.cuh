@@ -19,7 +19,7 @@ inline constexpr int kMeanGroup = 16;  ///< blocks of queries whose means lie to
 
 struct PrepareParams {
   TensorView q, k, v;
-  PrepareOptions options;
+  PrepareOptions options;  ///< with q_codes decided
   Workspace at;
   std::uint8_t* base;
   int q_count, kv_count, group;  ///< group: query heads that share a key/value head
@@ -31,7 +31,6 @@ struct PrepareParams {
   int lag;                      ///< heads between the first and the second look at K and V
   float sm_scale, delta_scale;  ///< the latter for base 2
   int is_causal, causal_shift;
-  bool q_codes;  ///< are written
   DType dtype;
   float top;                    ///< largest code of Q and K
   bool wide_q, wide_k, wide_v;  ///< the copy engine can read the tensor
@@ -77,6 +76,14 @@ constexpr int mean_blocks(int dim) {
 }
 
 enum class JobKind : int { k_statistics, v_statistics, q_codes, q_means, k_codes, v_codes, none };
+
+/// What belongs to the tensor that a job works on.
+template <class X>
+__device__ __forceinline__ X of_kind(JobKind kind, X q, X k, X v) {
+  const bool is_q = kind == JobKind::q_codes || kind == JobKind::q_means;
+  const bool is_v = kind == JobKind::v_statistics || kind == JobKind::v_codes;
+  return is_q ? q : (is_v ? v : k);
+}
 
 /// What lies in a stage: rows first .. first + count - 1 of a head (of Q's heads or of K's).
 struct Tile {
@@ -130,15 +137,6 @@ struct PrepareShared {
 /// so that reads along a row and down a column touch all banks.
 __device__ __forceinline__ int raw_offset(int row, int chunk) {
   return chunk / 8 * (kJobRows * 128) + row * 128 + ((chunk % 8) ^ (row % 8)) * 16;
-}
-
-/// The first element of a head; heads are counted over batch and heads.
-template <class T>
-__device__ __forceinline__ const T* head_of(const TensorView& t, std::int64_t head) {
-  const auto heads = static_cast<unsigned>(t.heads);
-  const unsigned batch = static_cast<unsigned>(head) / heads;
-  const unsigned inside = static_cast<unsigned>(head) - batch * heads;
-  return static_cast<const T*>(t.data) + batch * t.stride_batch + inside * t.stride_head;
 }
 
 template <class T>

@@ -73,12 +73,10 @@ struct Segment {
   /// Starts the copy of the rows. Rows beyond the last, and channels beyond head_dim, become zeros.
   __device__ __forceinline__ void bring() const {
     constexpr int kRowsAtOnce = 32 / kChunks;
-    const int batch = head / p.q_heads;
-    const std::int64_t stride = p.queries.stride_token;
+    const std::int64_t stride = p.queries.captured.stride_token;
     const int first = lane / kChunks;
     const int channel = lane % kChunks * 8;
-    const T* from = static_cast<const T*>(p.queries.data) + batch * p.queries.stride_batch +
-                    (head - batch * p.q_heads) * p.queries.stride_head + (in_head + first) * stride + channel;
+    const T* from = head_of<T>(p.queries.captured, head) + (in_head + first) * stride + channel;
     const bool aligned = (reinterpret_cast<std::uintptr_t>(from) | static_cast<std::uintptr_t>(stride * 2)) % 16 == 0;
     const int channels = min(8, p.head_dim - channel);
     const int left = p.q_len - in_head;

@@ -55,12 +55,10 @@ struct Pieces {
   int rows;
 };
 
-/// Queries as captured, FP16 or BF16, of which the attention kernel makes codes.
+/// Queries of which the attention kernel makes codes.
 struct Queries {
-  const void* data;  ///< [batch, q_heads, q_len, head_dim] with the strides below; null where codes are given
-  std::int64_t stride_batch, stride_head, stride_token;  ///< elements
-  const float* mean;                                     ///< [q_count, q_blocks, dim] with smooth Q, or null
-  DType dtype;
+  TensorView captured;  ///< FP16 or BF16; without data where codes are given
+  const float* mean;    ///< [q_count, q_blocks, dim] with smooth Q, or null
   QkGran gran;
   float top;  ///< largest code
 };
