@@ -25,8 +25,8 @@ struct Schedule {
   static constexpr int kConsumers = kConsumers_;  ///< warpgroups of 64 query rows
   static constexpr bool kTurns = kTurns_;         ///< warpgroups issue their products in turn
 };
-/// Four warpgroups are what 64 columns of O leave registers for. The few more of dS would be spilled, those of the
-/// polynomial exp2 serialise the products.
+/// Four warpgroups are what 64 columns of O leave registers for. The few more of dS are spilled (short calls have four
+/// nevertheless, sm90_attention_fast.cu.in), those of the polynomial exp2 serialise the products.
 template <int kDim, bool kSmoothQ, class Exp>
 using DefaultSchedule = Schedule<kDim == 256 ? 2 : (kDim == 64 && !kSmoothQ && !Exp::kAccurate ? 4 : 3)>;
 
