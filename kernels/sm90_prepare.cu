@@ -96,11 +96,11 @@ __global__ void lse_shift_kernel(const __grid_constant__ PrepareParams p, int di
   if (threadIdx.x % 32 == 0) part<float>(p, p.at.lse_shift)[row] = sum * p.sm_scale;
 }
 
-/// What QCodes::chosen says.
-QCodes choose(const DeviceProblem& problem, bool smooth_q) {
+/// What QCodes says.
+bool writes_q_codes(const DeviceProblem& problem, const PrepareOptions& options) {
+  if (options.q_codes != QCodes::chosen) return options.q_codes == QCodes::prepared;
   const int dim = padded_head_dim(static_cast<int>(problem.q.channels));
-  const bool prepared = smooth_q && dim == 128 && problem.k.tokens <= 8 * kTileKeys;
-  return prepared ? QCodes::prepared : QCodes::by_attention;
+  return options.smooth_q && dim == 128 && problem.k.tokens <= 8 * kTileKeys;
 }
 
 PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions& options, const Workspace& at,
@@ -126,10 +126,9 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   const int dim = padded_head_dim(p.head_dim);
   p.statistics_rows = statistics_rows(dim, options.smooth_q);
   p.chunks = (p.kv_len + p.statistics_rows - 1) / p.statistics_rows;
-  if (options.q_codes == QCodes::chosen) p.options.q_codes = choose(problem, options.smooth_q);
-  const bool q_codes = p.options.q_codes == QCodes::prepared;
-  p.q_job_rows = q_codes ? kJobRows : mean_blocks(dim) * kMeanRows;
-  p.q_jobs = q_codes || options.smooth_q ? (p.q_len + p.q_job_rows - 1) / p.q_job_rows : 0;
+  p.q_codes = writes_q_codes(problem, options);
+  p.q_job_rows = p.q_codes ? kJobRows : mean_blocks(dim) * kMeanRows;
+  p.q_jobs = p.q_codes || options.smooth_q ? (p.q_len + p.q_job_rows - 1) / p.q_job_rows : 0;
   const JobCounts jobs = job_counts(p);
   const int surely_over = dim == 64 ? 2300 : (dim == 128 ? 1050 : 1000);
   p.lag = std::min(p.kv_count, 1 + surely_over / (jobs.early() + jobs.late()));
@@ -180,11 +179,10 @@ Workspace plan_workspace(const DeviceProblem& problem, const PrepareOptions& opt
   };
   w.progress_bytes = progress_bytes(p.kv_count);
   w.progress = take(w.progress_bytes);
-  const bool q_codes = p.options.q_codes == QCodes::prepared;
-  w.q = take(q_codes ? q_count * q_rows * dim : 0);
+  w.q = take(p.q_codes ? q_count * q_rows * dim : 0);
   w.k = take(kv_count * keys * dim);
   w.v = take(kv_count * keys * dim);
-  w.q_scale = take(q_codes ? q_count * q_rows * sizeof(float) : 0);
+  w.q_scale = take(p.q_codes ? q_count * q_rows * sizeof(float) : 0);
   w.k_scale = take(kv_count * p.k_tiles * 4 * sizeof(float));
   w.v_scale = take(kv_count * dim * sizeof(float));
   w.v_mean = take(kv_count * dim * sizeof(float));
@@ -235,7 +233,7 @@ AttentionParams attention_params(const DeviceProblem& problem, const PrepareOpti
   AttentionParams a{};
   std::uint8_t* const base = p.base;
   const auto floats = [&](std::size_t offset) { return reinterpret_cast<const float*>(base + offset); };
-  if (p.options.q_codes == QCodes::prepared) {
+  if (p.q_codes) {
     a.q = base + at.q;
     a.q_scale = floats(at.q_scale);
   } else {

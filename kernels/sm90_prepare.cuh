@@ -19,7 +19,7 @@ inline constexpr int kMeanGroup = 16;  ///< blocks of queries whose means lie to
 
 struct PrepareParams {
   TensorView q, k, v;
-  PrepareOptions options;  ///< with q_codes decided
+  PrepareOptions options;
   Workspace at;
   std::uint8_t* base;
   int q_count, kv_count, group;  ///< group: query heads that share a key/value head
@@ -31,6 +31,7 @@ struct PrepareParams {
   int lag;                      ///< heads between the first and the second look at K and V
   float sm_scale, delta_scale;  ///< the latter for base 2
   int is_causal, causal_shift;
+  bool q_codes;  ///< are written
   DType dtype;
   float top;                    ///< largest code of Q and K
   bool wide_q, wide_k, wide_v;  ///< the copy engine can read the tensor
@@ -76,14 +77,6 @@ constexpr int mean_blocks(int dim) {
 }
 
 enum class JobKind : int { k_statistics, v_statistics, q_codes, q_means, k_codes, v_codes, none };
-
-/// What belongs to the tensor that a job works on.
-template <class X>
-__device__ __forceinline__ X of_kind(JobKind kind, X q, X k, X v) {
-  const bool is_q = kind == JobKind::q_codes || kind == JobKind::q_means;
-  const bool is_v = kind == JobKind::v_statistics || kind == JobKind::v_codes;
-  return is_q ? q : (is_v ? v : k);
-}
 
 /// What lies in a stage: rows first .. first + count - 1 of a head (of Q's heads or of K's).
 struct Tile {

@@ -55,7 +55,7 @@ __device__ __forceinline__ Job job_of(const PrepareParams& p, int index) {
   job -= jobs.v_statistics;
   if (job < jobs.queries) {
     const int inside = job / p.q_jobs;
-    const JobKind kind = p.options.q_codes == QCodes::prepared ? JobKind::q_codes : JobKind::q_means;
+    const JobKind kind = p.q_codes ? JobKind::q_codes : JobKind::q_means;
     return rows(kind, head * p.group + inside, job - inside * p.q_jobs, p.q_job_rows, p.q_len);
   }
   job -= jobs.queries;
@@ -96,12 +96,14 @@ __device__ __forceinline__ void bring_rows(const PrepareParams& p, const Prepare
   if (lane > 0) return full.arrive();
   // K and V are looked at twice.
   const std::uint64_t policy = cache_policy(job.kind != JobKind::k_statistics && job.kind != JobKind::v_statistics);
-  const bool wide = of_kind(job.kind, p.wide_q, p.wide_k, p.wide_v);
+  const bool is_q = job.kind == JobKind::q_codes || job.kind == JobKind::q_means;
+  const bool is_v = job.kind == JobKind::v_statistics || job.kind == JobKind::v_codes;
+  const bool wide = is_q ? p.wide_q : (is_v ? p.wide_v : p.wide_k);
   s.tile[stage] = {job.kind, job.head, first, min(kJobRows, job.end - first), wide ? 1 : 0};
   if (!wide) return full.arrive();
-  const int heads = static_cast<int>(of_kind(job.kind, p.q.heads, p.k.heads, p.v.heads));
+  const int heads = static_cast<int>(is_q ? p.q.heads : p.k.heads);
   const int batch = job.head / heads;
-  const CUtensorMap& map = *of_kind(job.kind, &maps.q, &maps.k, &maps.v);
+  const CUtensorMap& map = is_q ? maps.q : (is_v ? maps.v : maps.k);
   fence_before_bulk_copy();
   full.expect(sizeof(s.raw[0]));
 #pragma unroll
@@ -152,7 +154,9 @@ __device__ __noinline__ uint4 load_chunk_slowly(const T* row, int first, int hea
 template <int kDim, class T>
 __device__ __noinline__ void load_rows_slowly(const PrepareParams& p, std::uint8_t* rows, const Tile& tile) {
   constexpr int kChunks = PrepareShared<kDim>::kChunks;
-  const TensorView& tensor = *of_kind(tile.kind, &p.q, &p.k, &p.v);
+  const bool is_v = tile.kind == JobKind::v_statistics || tile.kind == JobKind::v_codes;
+  const bool is_q = tile.kind == JobKind::q_codes || tile.kind == JobKind::q_means;
+  const TensorView& tensor = is_q ? p.q : (is_v ? p.v : p.k);
   const T* const head = head_of<T>(tensor, tile.head);
   for (int i = static_cast<int>(threadIdx.x); i < kJobRows * kChunks; i += kWorkers) {
     const int row = i / kChunks;
