@@ -88,7 +88,7 @@ void setup_verify(CLI::App& app, Action& action) {
   auto* sub = app.add_subcommand("verify", "Hold this GPU's kernels against the emulation and the FP64 reference");
   sub->add_option("CAPTURE", options->captures, "Captures to verify on, beside synthetic ones (default: the samples)");
   sub->add_option("--variants", options->variants, "Only these variants");
-  auto* quick = sub->add_flag("--quick", options->quick, "A dozen shapes instead of all");
+  auto* quick = sub->add_flag("--quick", options->quick, "About a dozen shapes instead of all");
   sub->add_flag("--tiny", options->tiny, "Three small shapes, for tools that make kernels slow")->excludes(quick);
   sub->add_option("--accumulators", options->accumulators,
                   "Results of each tensor-core instruction to compare with its model; 0: none")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # On a machine with an NVIDIA GPU: builds what is missing, runs the GPU tests, `sage2-eval verify`, and compute-sanitizer
 # over small shapes.
-#   scripts/test_gpu.sh [quick]      quick: verify on a dozen shapes, and the sanitizer's memcheck only
+#   scripts/test_gpu.sh [quick]      quick: verify on about a dozen shapes, and the sanitizer's memcheck only
 # Logs and a summary are left in build/gpu-test/. Exit code 1 where anything failed, 4 where there is no GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.."
