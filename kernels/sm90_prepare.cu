@@ -130,7 +130,7 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.q_job_rows = p.q_codes ? kJobRows : mean_blocks(dim) * kMeanRows;
   p.q_jobs = p.q_codes || options.smooth_q ? (p.q_len + p.q_job_rows - 1) / p.q_job_rows : 0;
   const JobCounts jobs = job_counts(p);
-  const int surely_over = dim == 64 ? 2300 : (dim == 128 ? 1050 : 1000);
+  const int surely_over = dim == 64 ? 2000 : (dim == 128 ? 1050 : 1000);
   p.lag = std::min(p.kv_count, 1 + surely_over / (jobs.early() + jobs.late()));
   p.sm_scale = problem.sm_scale;
   p.delta_scale = static_cast<float>(static_cast<double>(problem.sm_scale) * std::numbers::log2e);
@@ -188,7 +188,7 @@ Workspace plan_workspace(const DeviceProblem& problem, const PrepareOptions& opt
   w.v_mean = take(kv_count * dim * sizeof(float));
   w.k_mean = take(kv_count * dim * sizeof(float));
   w.k_sums = take(options.smooth_k ? kv_count * p.chunks * dim * sizeof(double) : 0);
-  w.v_partial = take(kv_count * p.chunks * 3 * dim * sizeof(double));
+  w.v_partial = take(kv_count * p.chunks * 2 * dim * sizeof(double));
   w.q_mean = take(options.smooth_q ? q_count * p.q_groups * mean_group_bytes(static_cast<int>(dim)) : 0);
   w.q_block_mean = take(options.smooth_q ? q_count * p.q_blocks * dim * sizeof(float) : 0);
   w.delta_s = take(options.smooth_q ? q_count * p.q_blocks * keys * sizeof(float) : 0);

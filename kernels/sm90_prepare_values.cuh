@@ -7,6 +7,32 @@
 /// Statistics of K and V, and codes of V.
 namespace sage2::cuda::sm90 {
 
+/// What all chunks of a head say about a channel, for the last job: worker `number` of kSharers takes every so manieth
+/// chunk. Codes wait for this, so all workers share it, and each has eight loads under way.
+template <int kDim>
+struct Share {
+  static constexpr int kSharers = kWorkers / kDim;
+  int channel = static_cast<int>(threadIdx.x) % kDim;
+  int number = static_cast<int>(threadIdx.x) / kDim;
+
+  /// X: a double or two floats; from: of the channel, in the first chunk; stride: to the next chunk.
+  template <class X, class F>
+  __device__ __forceinline__ void take(const X* from, int stride, int chunks, const F& f) const {
+    constexpr int kAtOnce = 8;
+#pragma unroll 1
+    for (int begin = number; begin < chunks; begin += kAtOnce * kSharers) {
+      X x[kAtOnce];
+      // No branch between the loads: a chunk beyond the last is that one again.
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) x[i] = __ldcg(from + min(begin + i * kSharers, chunks - 1) * stride);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (begin + i * kSharers < chunks) f(x[i]);
+      }
+    }
+  }
+};
+
 /// Sums of K's channels over a chunk of tokens; the last chunk of a head turns them into the mean.
 template <int kDim, class T>
 __device__ void k_statistics(Ring<kDim, T>& ring, Tile tile) {
@@ -24,14 +50,17 @@ __device__ void k_statistics(Ring<kDim, T>& ring, Tile tile) {
     tile = ring.take();
   }
   const double total_of_chunk = add_up<kDim>(ring.s, sum, chunk);
-  double* const sums = part<double>(p, p.at.k_sums) + head * p.chunks * kDim + threadIdx.x;
-  if (threadIdx.x < kDim) sums[index * kDim] = total_of_chunk;
+  double* const sums = part<double>(p, p.at.k_sums) + head * p.chunks * kDim;
+  if (threadIdx.x < kDim) sums[index * kDim + threadIdx.x] = total_of_chunk;
   const Progress progress = progress_of(p);
   if (!complete(progress.k_chunks + head, p.chunks, ring.s.last)) return;
+  const Share<kDim> mine;
+  double total = 0;
+  mine.take(sums + mine.channel, kDim, p.chunks, [&](double x) { total += x; });
+  ring.s.sums[mine.number][mine.channel] = total;
+  workers_sync();
   if (threadIdx.x < kDim) {
-    double total = 0;
-#pragma unroll 8
-    for (int i = 0; i < p.chunks; ++i) total += __ldcg(sums + i * kDim);
+    for (int i = 1; i < mine.kSharers; ++i) total += ring.s.sums[i][threadIdx.x];
     const float mean = static_cast<float>(total / static_cast<double>(p.kv_len));
     // The official kernels store the mean in the tensor's own format.
     part<float>(p, p.at.k_mean)[head * kDim + threadIdx.x] = round_like<T>(mean);
@@ -71,12 +100,12 @@ __device__ void v_statistics(Ring<kDim, T>& ring, Tile tile) {
     if (tile.first + kJobRows >= end) break;
     tile = ring.take();
   }
-  // [head][chunk][low, high, sum][kDim] as doubles.
-  double* const all = part<double>(p, p.at.v_partial) + head * p.chunks * 3 * kDim + threadIdx.x;
-  double* const mine = all + index * 3 * kDim;
+  // [head][chunk]{[kDim] low and high, [kDim] sum}
+  double* const all = part<double>(p, p.at.v_partial) + head * p.chunks * 2 * kDim;
+  double* const mine = all + index * 2 * kDim + threadIdx.x;
   if (smooth) {
     const double total = add_up<kDim>(s, sum, chunk);
-    if (threadIdx.x < kDim) mine[2 * kDim] = total;
+    if (threadIdx.x < kDim) mine[kDim] = total;
   }
 #pragma unroll
   for (int step = 16; step >= S::kChunks; step /= 2) of.take_lane(step);
@@ -94,20 +123,28 @@ __device__ void v_statistics(Ring<kDim, T>& ring, Tile tile) {
       l = fminf(l, to_float(reinterpret_cast<const T*>(s.extremes[0][warp])[threadIdx.x]));
       h = fmaxf(h, to_float(reinterpret_cast<const T*>(s.extremes[1][warp])[threadIdx.x]));
     }
-    mine[0] = l;
-    mine[kDim] = h;
+    *reinterpret_cast<float2*>(mine) = {l, h};
   }
   const Progress progress = progress_of(p);
   if (!complete(progress.v_chunks + head, p.chunks, s.last)) return;
+  const Share<kDim> share;
+  double total = 0;
+  float l = FLT_MAX;
+  float h = -FLT_MAX;
+  share.take(reinterpret_cast<const float2*>(all) + share.channel, 2 * kDim, p.chunks, [&](const float2& of_chunk) {
+    l = fminf(l, of_chunk.x);
+    h = fmaxf(h, of_chunk.y);
+  });
+  if (smooth) share.take(all + kDim + share.channel, 2 * kDim, p.chunks, [&](double x) { total += x; });
+  auto* const ranges = reinterpret_cast<float2(*)[kDim]>(s.sums);  // and behind them the sums
+  ranges[share.number][share.channel] = {l, h};
+  s.sums[share.kSharers + share.number][share.channel] = total;
+  workers_sync();
   if (threadIdx.x < kDim) {
-    double total = 0;
-    float l = FLT_MAX;
-    float h = -FLT_MAX;
-#pragma unroll 8
-    for (int i = 0; i < p.chunks; ++i) {
-      l = fminf(l, static_cast<float>(__ldcg(all + i * 3 * kDim)));
-      h = fmaxf(h, static_cast<float>(__ldcg(all + i * 3 * kDim + kDim)));
-      if (smooth) total += __ldcg(all + i * 3 * kDim + 2 * kDim);
+    for (int i = 1; i < share.kSharers; ++i) {
+      l = fminf(l, ranges[i][threadIdx.x].x);
+      h = fmaxf(h, ranges[i][threadIdx.x].y);
+      total += s.sums[share.kSharers + i][threadIdx.x];
     }
     const float mean = smooth ? static_cast<float>(total / static_cast<double>(p.kv_len)) : 0.0F;
     // Subtracting the mean is monotonic, so the extremes of V' are those of V, smoothed.
