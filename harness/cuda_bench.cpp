@@ -220,8 +220,12 @@ class Bench {
     flush_.zero();
     if (!whole) call_->rewind();
     SAGE2_CUDA_CHECK(cudaEventRecord(start_.event, stream_.get()));
-    if (whole) call_->prepare();
-    call_->attend();
+    if (whole) {
+      call_->prepare();
+      call_->attend();
+    } else {
+      call_->attend_alone();
+    }
     SAGE2_CUDA_CHECK(cudaEventRecord(stop_.event, stream_.get()));
     SAGE2_CUDA_CHECK(cudaEventSynchronize(stop_.event));
     float ms = 0;

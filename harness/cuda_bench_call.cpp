@@ -74,15 +74,21 @@ void BenchCall::prepare() {
   sm90::prepare(tensors_.problem(), plan_.prepare, parts_, workspace_, false, stream_);
 }
 
-void BenchCall::attend_into(void* o, sm90::OutType type) {
-  auto params = sm90::attention_params(tensors_.problem(), plan_.prepare, parts_, workspace_, false);
+void BenchCall::attend_into(void* o, sm90::OutType type, sm90::Codes v_codes) {
+  auto options = plan_.prepare;
+  options.v_codes = v_codes;
+  auto params = sm90::attention_params(tensors_.problem(), options, parts_, workspace_, false);
   params.o = o;
   params.o_type = type;
   sm90::attention(params, plan_.kernel, stream_);
 }
 
 void BenchCall::attend() {
-  attend_into(tensors_.out(), sm90::OutType::bf16);
+  attend_into(tensors_.out(), sm90::OutType::bf16, sm90::Codes::chosen);
+}
+
+void BenchCall::attend_alone() {
+  attend_into(tensors_.out(), sm90::OutType::bf16, sm90::Codes::prepared);
 }
 
 void BenchCall::rewind() {
@@ -92,7 +98,7 @@ void BenchCall::rewind() {
 
 void BenchCall::run_into(float* o) {
   prepare();
-  attend_into(o, sm90::OutType::fp32);
+  attend_into(o, sm90::OutType::fp32, sm90::Codes::chosen);
 }
 
 Verdict verify(BenchTensors& tensors, const Variant& variant, const sm90::Plan& plan, cudaStream_t stream) {

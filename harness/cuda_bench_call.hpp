@@ -31,14 +31,16 @@ class BenchCall {
  public:
   BenchCall(BenchTensors& tensors, const sm90::Plan& plan, cudaStream_t stream);
   void prepare();
-  /// After prepare, or after rewind where it ran before: the kernel alone, output in BF16.
+  /// After prepare: the rest of a whole call, output in BF16.
   void attend();
+  /// After rewind, some time after a whole call: the kernel alone. All codes of K and V are there.
+  void attend_alone();
   void rewind();
   /// Preparation and kernel, into FP32 [heads, rows, head_dim].
   void run_into(float* o);
 
  private:
-  void attend_into(void* o, sm90::OutType type);
+  void attend_into(void* o, sm90::OutType type, sm90::Codes v_codes);
   BenchTensors& tensors_;
   sm90::Plan plan_;
   sm90::Workspace parts_;

@@ -189,7 +189,9 @@ enum class Half : std::uint8_t { both, prepare, attend };
 
 void run(const sage2_variant* variant, const sage2_args* args, void* workspace, std::size_t workspace_bytes,
          cudaStream_t stream, Half half) {
-  const sm90::Plan plan = sm90::plan(variant_of(given(variant, "variant")));
+  sm90::Plan plan = sm90::plan(variant_of(given(variant, "variant")));
+  // sage2_attend does not read V.
+  if (half != Half::both) plan.prepare.v_codes = sm90::Codes::prepared;
   const sage2_args& a = given(args, "args");
   const DeviceProblem problem = problem_of(a);
   const bool with_lse = a.lse != nullptr;

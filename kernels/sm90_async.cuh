@@ -100,6 +100,20 @@ __device__ __forceinline__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kRegisters));
 }
 
+/// Adds to a counter in device memory where nobody needs the sum; what this thread has seen written before is visible
+/// to whoever sees the sum.
+__device__ __forceinline__ void count_in_order(int* counter, int value) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], %1;\n" ::"l"(counter), "r"(value) : "memory");
+}
+
+/// Waits until a counter is at `total`: one thread.
+__device__ __forceinline__ void await(const int* counter, int total) {
+  int seen;
+  do {
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];\n" : "=r"(seen) : "l"(counter) : "memory");
+  } while (seen < total);
+}
+
 /// A position in a ring of stages, and the parity of its barriers.
 template <int kStages>
 struct RingPosition {

@@ -58,11 +58,12 @@ bool compiled(const KernelChoice& choice) {
 }
 
 void attention(const AttentionParams& params, const KernelChoice& choice, cudaStream_t stream) {
-  if (!compiled(choice) || (choice.keys != kTileKeys && params.head_dim > 128)) {
+  const bool steps64 = choice.keys != kTileKeys;
+  if (!compiled(choice) || (steps64 && (params.head_dim > 128 || params.values.codes != nullptr))) {
     throw std::invalid_argument("sm90::attention: no kernel is compiled for this choice");
   }
   const int dim = padded_head_dim(params.head_dim);
-  if (choice.keys != kTileKeys) {
+  if (steps64) {
     return dim == 64 ? launch_steps64<64>(params, choice.smooth_q, choice.pv_accum, stream)
                      : launch_steps64<128>(params, choice.smooth_q, choice.pv_accum, stream);
   }

@@ -69,12 +69,21 @@ struct Config {
   static constexpr int kStages = kDim == 64 ? 6 : (kDim == 128 ? 4 : 2);
   /// Rows of dS of a tile: two warpgroups are a block of queries, and share one.
   static constexpr int kDeltas = kSmoothQ && kConsumers > 2 ? kConsumers : 1;
+  static constexpr bool kMakesValues = makes_values(kDim, kSmoothQ) && kKeys == kTileKeys;  ///< codes of V
   static constexpr int kVColumns = kDim == 256 ? 128 : kDim;  ///< columns of V of one product
 };
 
 inline constexpr int kQuantisers = 3;        ///< warps that make codes of queries
 inline constexpr int kSegmentRows = 16;      ///< that one of them takes at a time
 inline constexpr int kQuantiserBarrier = 8;  ///< theirs; the warpgroups' turns are 1 to 4
+
+/// How a channel of V is quantised: the quotient (x - mean) / scale is y inverse + y rest, with y = x factor + shift.
+/// Inverse and rest together are 1 / scale to 47 bits, so that the sum, rounded once, is the IEEE quotient, but for one
+/// element in 2^40. The factor is a power of two where the scale is extreme, and else 1.
+struct ValueChannel {
+  float inverse, rest, factor, shift;
+  [[nodiscard]] __device__ __forceinline__ bool plain() const { return factor == 1 && shift == 0; }
+};
 
 template <class C>
 struct Shared {
@@ -93,6 +102,8 @@ struct Shared {
   Barrier v_full[C::kStages], v_empty[C::kStages];
   Barrier work_full[2], work_empty[2];
   int work[2];
+  Barrier values_full[kQuantisers];
+  alignas(16) ValueChannel channel[C::kMakesValues ? kQuantisers : 1][C::kMakesValues ? C::kDim : 1];  ///< of V
 };
 
 __device__ __forceinline__ int kv_head_of(const AttentionParams& p, int head) {
@@ -115,7 +126,9 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
     work_at_.advance();
     return index;
   };
-  for (int index = post(blockIdx.x); index < total;) {
+  // A block that has not begun must not hold a piece, since others may wait for the codes of V made beside it.
+  const auto take = [&] { return post(atomicAdd(p.next_tile, 1)); };
+  for (int index = take(); index < total;) {
     const Work w = work_at(p, C::kRows, index);
     const int kv = kv_head_of(p, w.head);
     const std::uint8_t* const k = p.k + kv * kv_stride;
@@ -124,7 +137,7 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
 
     // The next piece is taken before this one is done, so that its queries can be quantised meanwhile.
     const int ahead = C::kEarly ? 0 : w.tiles - 1;
-    const auto next = [&] { index = post(atomicAdd(p.next_tile, 1) + gridDim.x); };
+    const auto next = [&] { index = take(); };
     if (w.tiles > 0) {
       for (int i = 0; i < C::kConsumers && p.queries.captured.data == nullptr; ++i) {
         s.q_empty[i].wait(q_parity ^ 1);
@@ -161,6 +174,11 @@ __device__ void produce(const AttentionParams& p, Shared<C>& s) {
         bulk_copy(s.v[v_at.stage], v + static_cast<std::int64_t>(tile) * C::kKvBytes, C::kKvBytes, full);
         v_at.advance();
       };
+      const bool made_here = C::kMakesValues && p.values.codes != nullptr && kv >= p.values.shares.first;
+      if (made_here) {
+        await(p.next_tile + 1 + kv, p.values.shares.units);
+        fence_before_copy_of_results();
+      }
       for (int tile = 0; tile < w.tiles; ++tile) {
         bring_k(tile);
         if (tile > 0) bring_v(tile - 1);
@@ -242,10 +260,13 @@ __device__ __forceinline__ void issue_values(Acc (&o)[kRegs], const std::uint32_
 template <class C>
 __device__ __forceinline__ void consume(const AttentionParams& p, Shared<C>& s, int group);
 template <class C, class T>
-__device__ __forceinline__ void quantize_queries(const AttentionParams& p, Shared<C>& s, int warp);
+__device__ __forceinline__ void quantize_queries(const AttentionParams& p, Shared<C>& s, const CUtensorMap& values,
+                                                 int warp);
 
+/// values: p.values.rows. (A parameter whose address is taken would cost the consumers registers.)
 template <class C>
-__global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_constant__ AttentionParams p) {
+__global__ void __launch_bounds__(C::kThreads, 1)
+    attention_kernel(const __grid_constant__ AttentionParams p, const __grid_constant__ CUtensorMap values) {
   // Dynamic shared memory begins at a multiple of 1024 bytes, since there is no other.
   extern __shared__ __align__(1024) std::uint8_t raw[];
   auto& s = *reinterpret_cast<Shared<C>*>(raw);
@@ -261,6 +282,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_
       s.k_empty[i].init(4 * C::kConsumers);
       s.v_empty[i].init(4 * C::kConsumers);
     }
+    for (Barrier& full : s.values_full) full.init(1);
     for (int i = 0; i < 2; ++i) {
       s.work_full[i].init(1);
       s.work_empty[i].init(4 * C::kConsumers + (captured ? kQuantisers : 0));
@@ -276,8 +298,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_
     if (warp == 0) {
       if (threadIdx.x % 32 == 0) produce<C>(p, s);
     } else if (p.queries.captured.data != nullptr) {
-      p.queries.captured.dtype == DType::float16 ? quantize_queries<C, __half>(p, s, warp - 1)
-                                                 : quantize_queries<C, __nv_bfloat16>(p, s, warp - 1);
+      p.queries.captured.dtype == DType::float16 ? quantize_queries<C, __half>(p, s, values, warp - 1)
+                                                 : quantize_queries<C, __nv_bfloat16>(p, s, values, warp - 1);
     }
   } else {
     take_registers<C::kConsumerRegisters>();

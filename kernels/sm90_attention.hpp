@@ -23,7 +23,7 @@ void set_shape(AttentionParams& params, const DeviceProblem& problem);
 
 /// Enqueues the kernel. params.next_tile must point to a zero. Throws std::invalid_argument where no kernel is compiled
 /// for the choice (fast kernels are two-level; accurate ones take INT8 codes, or E4M3 without smooth Q; those of 64-key
-/// steps INT8 codes and head dims up to 128).
+/// steps INT8 codes, head dims up to 128 and all codes of V).
 void attention(const AttentionParams& params, const KernelChoice& choice, cudaStream_t stream);
 
 /// Whether `attention` has a kernel for it, at least up to head dim 128.

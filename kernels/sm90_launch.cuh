@@ -21,8 +21,9 @@ void launch(AttentionParams params, cudaStream_t stream) {
   SAGE2_CUDA_CHECK(cudaFuncSetAttribute(attention_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   params.pieces = cut(params, C::kConsumers, C::kSkips, multiprocessors);
   if (params.pieces.count == 0) return;
+  params.values.shares = shares(params, C::kRows);
   const int blocks = std::min(params.pieces.count, multiprocessors);
-  attention_kernel<C><<<blocks, C::kThreads, kShared, stream>>>(params);
+  attention_kernel<C><<<blocks, C::kThreads, kShared, stream>>>(params, params.values.rows);
   SAGE2_CUDA_CHECK_LAUNCH(attention_kernel);
 }
 

@@ -8,6 +8,7 @@
 #include "kernels/sm90_prepare_delta.cuh"
 #include "kernels/sm90_prepare_values.cuh"
 #include "kernels/sm90_tensor_map.hpp"
+#include "kernels/sm90_work.hpp"
 #include "reference/formats.hpp"
 
 namespace sage2::cuda::sm90 {
@@ -96,11 +97,46 @@ __global__ void lse_shift_kernel(const __grid_constant__ PrepareParams p, int di
   if (threadIdx.x % 32 == 0) part<float>(p, p.at.lse_shift)[row] = sum * p.sm_scale;
 }
 
-/// What QCodes says.
+/// What Codes says of Q: with smooth Q at 128 columns and up to 8 tiles of keys these are too few to hide the work
+/// behind.
 bool writes_q_codes(const DeviceProblem& problem, const PrepareOptions& options) {
-  if (options.q_codes != QCodes::chosen) return options.q_codes == QCodes::prepared;
+  if (options.q_codes != Codes::chosen) return options.q_codes == Codes::prepared;
   const int dim = padded_head_dim(static_cast<int>(problem.q.channels));
   return options.smooth_q && dim == 128 && problem.k.tokens <= 8 * kTileKeys;
+}
+
+/// The fewer heads the better, since the first groups' codes are made here; but enough pieces of work that codes are
+/// there in time. With a mask the longest pieces come first in a group, and the last group must not be so small that
+/// all others wait for these: so one large group is ahead, and the last should be a whole one. Two small ones with
+/// smooth Q at 128 columns, where pieces are taken before their turn.
+Groups groups_of(const PrepareParams& p, int dim) {
+  const int ahead = p.is_causal != 0 && !(p.options.smooth_q && dim == 128) ? 1 : 2;
+  const int pieces = ahead == 1 ? 4 * 132 : 3 * 132 / 2;  // four rounds of 132 multiprocessors, or one and a half
+  const int rows = (dim == 64 ? 4 : 3) * kTileRows;
+  const int limit = std::clamp(pieces / (p.group * ((p.q_len + rows - 1) / rows)), 1, p.kv_count);
+  const auto last = [&](int heads) { return static_cast<double>((p.kv_count - 1) % heads + 1) / heads; };
+  int best = limit;
+  for (int heads = limit; heads >= (limit + 1) / 2; --heads) {
+    if (last(heads) > last(best)) best = heads;
+  }
+  return {ahead, p.group * best};
+}
+
+/// Heads whose codes of V are written here, by what Codes says: all of them where the attention kernel cannot, or has
+/// too little work to hide them behind.
+int v_heads(const PrepareParams& p, int dim) {
+  const int first = std::min(p.kv_count, p.groups.ahead * p.groups.heads / p.group);
+  if (p.q_codes || !makes_values(dim, p.options.smooth_q) || p.options.v_codes == Codes::prepared) return p.kv_count;
+  if (p.options.v_codes == Codes::chosen) {
+    const int sees = p.is_causal != 0 ? std::clamp(p.q_len / 2 + p.causal_shift, 0, p.kv_len) : p.kv_len;
+    const int least = p.is_causal != 0 && !p.options.smooth_q ? 8 : 16;  // tiles that the middle query sees
+    const bool lone = p.is_causal != 0 && p.groups.ahead == 2 && p.groups.heads == p.group;
+    if (sees < least * kTileKeys || lone || p.kv_count < 4 * first || p.kv_len > 2 * p.group * p.q_len) {
+      return p.kv_count;
+    }
+  }
+  CUtensorMap map{};
+  return describe(p.v, kValueRows, map) ? first : p.kv_count;
 }
 
 PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions& options, const Workspace& at,
@@ -127,6 +163,10 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.statistics_rows = statistics_rows(dim, options.smooth_q);
   p.chunks = (p.kv_len + p.statistics_rows - 1) / p.statistics_rows;
   p.q_codes = writes_q_codes(problem, options);
+  p.is_causal = problem.is_causal ? 1 : 0;
+  p.causal_shift = static_cast<int>(problem.causal_shift());
+  p.groups = groups_of(p, dim);
+  p.v_heads = v_heads(p, dim);
   p.q_job_rows = p.q_codes ? kJobRows : mean_blocks(dim) * kMeanRows;
   p.q_jobs = p.q_codes || options.smooth_q ? (p.q_len + p.q_job_rows - 1) / p.q_job_rows : 0;
   const JobCounts jobs = job_counts(p);
@@ -134,8 +174,6 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.lag = std::min(p.kv_count, 1 + surely_over / (jobs.early() + jobs.late()));
   p.sm_scale = problem.sm_scale;
   p.delta_scale = static_cast<float>(static_cast<double>(problem.sm_scale) * std::numbers::log2e);
-  p.is_causal = problem.is_causal ? 1 : 0;
-  p.causal_shift = static_cast<int>(problem.causal_shift());
   p.dtype = problem.q.dtype;
   p.top = format_top(options.qk);
   return p;
@@ -147,8 +185,6 @@ void launch(PrepareParams p, cudaStream_t stream) {
   p.wide_q = describe(p.q, kJobRows, maps.q);
   p.wide_k = describe(p.k, kJobRows, maps.k);
   p.wide_v = describe(p.v, kJobRows, maps.v);
-  const JobCounts jobs = job_counts(p);
-  const std::int64_t all = static_cast<std::int64_t>(p.kv_count) * (jobs.early() + jobs.late());
   int device = 0;
   int multiprocessors = 0;
   SAGE2_CUDA_CHECK(cudaGetDevice(&device));
@@ -157,7 +193,7 @@ void launch(PrepareParams p, cudaStream_t stream) {
   static_assert(kBlocks<kDim> * (kShared + 1024) <= 228 * 1024);
   const auto kernel = prepare_kernel<kDim, T, kSmoothQ>;
   SAGE2_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
-  const std::int64_t blocks = std::min<std::int64_t>(all, multiprocessors * kBlocks<kDim>);
+  const std::int64_t blocks = std::min<std::int64_t>(all_jobs(p), multiprocessors * kBlocks<kDim>);
   kernel<<<static_cast<unsigned>(blocks), kPrepareThreads, kShared, stream>>>(p, maps);
   SAGE2_CUDA_CHECK_LAUNCH(prepare_kernel);
 }
@@ -249,8 +285,14 @@ AttentionParams attention_params(const DeviceProblem& problem, const PrepareOpti
   a.v_mean = options.smooth_v ? floats(at.v_mean) : nullptr;
   a.delta_s = options.smooth_q ? floats(at.delta_s) : nullptr;
   a.lse_shift = with_lse && options.smooth_k ? floats(at.lse_shift) : nullptr;
-  a.next_tile = reinterpret_cast<int*>(base + at.progress) + 1;
+  a.next_tile = reinterpret_cast<int*>(base + at.progress + next_tile_offset(p.kv_count));
   set_shape(a, problem);
+  if (p.v_heads < p.kv_count) {
+    a.values.codes = base + at.v;
+    (void)describe(problem.v, kValueRows, a.values.rows);  // v_heads has asked
+    a.values.groups_ahead = p.groups.ahead;
+    a.heads_per_group = p.groups.heads;
+  }
   return a;
 }
 

@@ -17,6 +17,11 @@ inline constexpr int kPrepareThreads = kWorkers + 32;
 inline constexpr int kJobRows = 128;   ///< rows of a stage, and of Q, K or V that a quantising job takes
 inline constexpr int kMeanGroup = 16;  ///< blocks of queries whose means lie together
 
+/// Where the attention kernel makes codes of V: groups of heads whose codes are made ahead, and the query heads of one.
+struct Groups {
+  int ahead, heads;
+};
+
 struct PrepareParams {
   TensorView q, k, v;
   PrepareOptions options;
@@ -29,6 +34,8 @@ struct PrepareParams {
   int statistics_rows;
   int q_jobs, q_job_rows;       ///< of a query head
   int lag;                      ///< heads between the first and the second look at K and V
+  Groups groups;                ///< of heads, where the attention kernel makes codes of V
+  int v_heads;                  ///< heads whose codes of V are written, all or those of the first group
   float sm_scale, delta_scale;  ///< the latter for base 2
   int is_causal, causal_shift;
   bool q_codes;  ///< are written
@@ -41,11 +48,10 @@ struct PrepareMaps {
   CUtensorMap q, k, v;
 };
 
-/// Counters in device memory, zero at the start. [heads] arrays follow the ticket.
+/// Counters in device memory, zero at the start. [heads] arrays follow the ticket, the attention kernel's numbers them.
 struct Progress {
   int* ticket;
-  int* next_tile;  ///< of the attention kernel
-  int* k_chunks;   ///< statistics jobs that are done
+  int* k_chunks;  ///< statistics jobs that are done
   int* v_chunks;
   int* k_ready;   ///< the mean is there
   int* v_ready;   ///< scales and mean are there
@@ -53,13 +59,17 @@ struct Progress {
 };
 inline constexpr std::size_t kProgressHead = 64;  ///< bytes before the arrays
 inline std::size_t progress_bytes(std::int64_t kv_count) {
+  return kProgressHead + static_cast<std::size_t>(6 * kv_count + 1) * sizeof(int);
+}
+/// AttentionParams::next_tile, in bytes from the counters' beginning.
+inline std::size_t next_tile_offset(std::int64_t kv_count) {
   return kProgressHead + static_cast<std::size_t>(kv_count) * 5 * sizeof(int);
 }
 __device__ __forceinline__ Progress progress_of(const PrepareParams& p) {
   auto* const head = reinterpret_cast<int*>(p.base + p.at.progress);
   auto* const arrays = reinterpret_cast<int*>(p.base + p.at.progress + kProgressHead);
   const std::int64_t n = p.kv_count;
-  return {head, head + 1, arrays, arrays + n, arrays + 2 * n, arrays + 3 * n, arrays + 4 * n};
+  return {head, arrays, arrays + n, arrays + 2 * n, arrays + 3 * n, arrays + 4 * n};
 }
 
 template <class T>
@@ -83,11 +93,6 @@ struct Tile {
   JobKind kind;
   int head, first, count;
   int copied;  ///< zero: the copy engine cannot read the tensor, and the workers load the rows themselves
-};
-
-/// Mean of a channel; of V also its scale, and the scale's inverse, or 0 where it must be divided by.
-struct Channel {
-  float mean, scale, inverse;
 };
 
 /// Means of 16 blocks of queries as the tensor cores take them, [high, low half][kDim / 16][lane][eight 16-bit
@@ -160,20 +165,6 @@ __device__ __forceinline__ bool complete(int* counter, int total, int& last) {
   if (threadIdx.x == 0) last = add_in_order(counter, 1) == total - 1 ? 1 : 0;
   workers_sync();
   return last != 0;
-}
-
-/// Adds where nobody needs the sum.
-__device__ __forceinline__ void count_in_order(int* counter, int value) {
-  asm volatile("red.release.gpu.global.add.s32 [%0], %1;\n" ::"l"(counter), "r"(value) : "memory");
-}
-
-/// Waits until a counter is at `total`: one thread. Jobs start in the order of their tickets and wait for earlier ones
-/// only.
-__device__ __forceinline__ void await(const int* counter, int total) {
-  int seen;
-  do {
-    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];\n" : "=r"(seen) : "l"(counter) : "memory");
-  } while (seen < total);
 }
 
 __device__ __forceinline__ void publish(int* flag) {

@@ -10,12 +10,15 @@
 #include "reference/variant.hpp"
 
 /// From Q, K and V in FP16 or BF16 to the tiles of the Hopper kernel: means, smoothing, scales, codes, dS and the
-/// transposition of V in one launch. Codes of Q the kernel makes itself, as a rule.
+/// transposition of V in one launch. Codes of Q and most of V's the attention kernel makes itself, as a rule.
 namespace sage2::cuda::sm90 {
 
-/// Who makes codes of Q. Left to choose, the preparation does where that is faster: with smooth Q at 128 columns and up
-/// to 8 tiles of keys, which are too few to hide the work behind (measured, docs/performance-gpu.md).
-enum class QCodes : std::uint8_t { chosen, prepared, by_attention };
+/// Who makes codes of Q, and of V. Left to choose, whoever is faster (measured, docs/performance-gpu.md).
+enum class Codes : std::uint8_t {
+  chosen,
+  prepared,
+  by_attention,  ///< of V where the kernel can (makes_values, codes of Q made there, too), but for the first heads
+};
 
 /// What is prepared. Codes and scales have the bits of sage2::quantize, but a zero of V may have the other sign; dS is
 /// summed by tensor cores in FP32 from Q's means split into two 16-bit halves (relative error about 2^-16 for BF16,
@@ -25,7 +28,8 @@ struct PrepareOptions {
   QkGran gran = QkGran::per_thread;  ///< per_block (64 query rows), per_warp (16) or per_thread
   bool smooth_q = false, smooth_k = true, smooth_v = false;
   bool e4m3_codes = false;  ///< write the codes of Q and K as E4M3 numbers, which hold -16 .. 16 exactly
-  QCodes q_codes = QCodes::chosen;
+  Codes q_codes = Codes::chosen;
+  Codes v_codes = Codes::chosen;
 };
 
 /// Of a workspace and its parts: the kernels address tiles by their low bits.

@@ -7,15 +7,22 @@
 namespace sage2::cuda::sm90 {
 
 /// Jobs of one head: first the statistics of K and V and, where something of them is wanted, all of its queries, `lag`
-/// heads later the codes of K and V, while these are still in L2.
+/// heads later the codes of K and V, while these are still in L2. Where the attention kernel makes the other heads'
+/// codes of V, those of the first heads come last.
 struct JobCounts {
-  int k_statistics, v_statistics, queries, tiles;
+  int k_statistics, v_statistics, queries, tiles, v_tiles;
   __host__ __device__ int early() const { return k_statistics + v_statistics + queries; }
-  __host__ __device__ int late() const { return 2 * tiles; }
+  __host__ __device__ int late() const { return tiles + v_tiles; }
 };
 
 __host__ __device__ inline JobCounts job_counts(const PrepareParams& p) {
-  return {p.options.smooth_k ? p.chunks : 0, p.chunks, p.group * p.q_jobs, p.k_tiles};
+  return {p.options.smooth_k ? p.chunks : 0, p.chunks, p.group * p.q_jobs, p.k_tiles,
+          p.v_heads == p.kv_count ? p.k_tiles : 0};
+}
+__host__ __device__ inline std::int64_t all_jobs(const PrepareParams& p) {
+  const JobCounts jobs = job_counts(p);
+  const std::int64_t in_turn = static_cast<std::int64_t>(p.kv_count) * (jobs.early() + jobs.late());
+  return in_turn + (jobs.v_tiles == 0 ? p.v_heads * jobs.tiles : 0);
 }
 
 /// Rows first .. end - 1 of a head.
@@ -47,8 +54,13 @@ __device__ __forceinline__ Job job_of(const PrepareParams& p, int index) {
     const int further = index / late;
     head = p.kv_count - p.lag + further;
     job = early + index - further * late;
+    if (head >= p.kv_count) {
+      index -= p.lag * late;
+      head = index / jobs.tiles;
+      if (jobs.v_tiles > 0 || head >= p.v_heads) return {JobKind::none, 0, 0, 0};
+      return rows(JobKind::v_codes, head, index - head * jobs.tiles, kJobRows, p.kv_len);
+    }
   }
-  if (head >= p.kv_count) return {JobKind::none, 0, 0, 0};
   if (job < jobs.k_statistics) return rows(JobKind::k_statistics, head, job, p.statistics_rows, p.kv_len);
   job -= jobs.k_statistics;
   if (job < jobs.v_statistics) return rows(JobKind::v_statistics, head, job, p.statistics_rows, p.kv_len);
@@ -73,8 +85,7 @@ __device__ __forceinline__ void bring_channels(const PrepareParams& p, Channel* 
     if (lane == 0) await(progress.v_ready + head, 1);
     __syncwarp();
     for (int c = lane; c < kDim; c += 32) {
-      const float scale = value(p.at.v_scale, c);
-      to[c] = {value(p.at.v_mean, c), scale, scale > 0x1p-80F && scale < 0x1p80F ? inverse_of(scale) : 0.0F};
+      to[c] = channel_of(value(p.at.v_mean, c), value(p.at.v_scale, c));
     }
   } else if (kind == JobKind::k_codes) {
     if (p.options.smooth_k) {

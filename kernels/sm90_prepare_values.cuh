@@ -160,21 +160,6 @@ __device__ __noinline__ unsigned divide_e4m3(float x0, float x1, float x2, float
   return e4m3_pair(x0 / scale, x1 / scale) | static_cast<unsigned>(e4m3_pair(x2 / scale, x3 / scale)) << 16;
 }
 
-/// x / scale by the steps that IEEE division is compiled to where no operand is extreme (but for the sign of a zero). V
-/// is full of ties of E4M3, which the quotient's last bit decides.
-__device__ __forceinline__ float quotient(float x, const Channel& c) {
-  const float q = x * c.inverse;
-  return fmaf(c.inverse, fmaf(-c.scale, q, x), q);
-}
-
-/// Stores word (key, channel + i) of a tile of V^T, given the place of (key, channel): i below 8, channel a multiple.
-__device__ __forceinline__ void store_further(std::uint8_t* at, int i, unsigned word) {
-  // A row is 128 bytes, and its chunks of 16 are exchanged by the channel's low bits. Tiles are as large as
-  // kWorkspaceAlignment or more, and aligned to it.
-  const auto to = reinterpret_cast<std::uintptr_t>(at) ^ static_cast<unsigned>(i * (kTileKeys + 16));
-  asm volatile("st.global.cs.b32 [%0], %1;\n" ::"l"(to), "r"(word) : "memory");
-}
-
 /// Codes of V for one key tile, transposed and with the keys exchanged as the kernel wants them.
 template <int kDim, class T>
 __device__ void v_codes(Ring<kDim, T>& ring, const Tile& tile) {

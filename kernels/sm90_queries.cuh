@@ -4,6 +4,7 @@
 #include "kernels/mma.cuh"
 #include "kernels/sm90_codes.cuh"
 #include "kernels/sm90_consume.cuh"
+#include "kernels/sm90_values.cuh"
 
 /// Codes of queries, made where they are used: three warps beside the producer quantise the queries of the next piece
 /// of work while the warpgroups are at this one, so that the preparation neither reads Q nor writes codes of it.
@@ -29,13 +30,13 @@ struct Segment {
   std::uint8_t* mine;  ///< this lane's first row
   float2* row_scale;   ///< of this lane's first row
 
-  __device__ __forceinline__ Segment(const AttentionParams& params, Shared<C>& shared, const Work& w, int i)
+  __device__ __forceinline__ Segment(const AttentionParams& params, Shared<C>& shared, const Work& w, int i, int lane_)
       : p(params),
         s(shared),
         head(w.head),
         in_head(w.row + i * kSegmentRows),
         index(i),
-        lane(static_cast<int>(threadIdx.x) % 32),
+        lane(lane_),
         c(lane % 8),
         rows(s.queries[0] + i * (kSegmentRows * kRowBytes)),
         mine(rows + lane / 8 * kRowBytes),
@@ -207,10 +208,12 @@ struct Segment {
 
 /// A quantising warp, `warp` of kQuantisers.
 template <class C, class T>
-__device__ __forceinline__ void quantize_queries(const AttentionParams& p, Shared<C>& s, int warp) {
+__device__ __forceinline__ void quantize_queries(const AttentionParams& p, Shared<C>& s, const CUtensorMap& map,
+                                                 int warp) {
   constexpr int kSegments = C::kConsumers * (kTileRows / kSegmentRows);
   RingPosition<2> work_at_;
   std::uint32_t q_parity = 0;
+  ValueWarp<C, T> values{p, s, map, warp};
   // Where a scale is of more rows than a warp has, maxima are exchanged; twice, so that all have read them.
   const auto exchange = [&] {
     __syncwarp();
@@ -223,35 +226,41 @@ __device__ __forceinline__ void quantize_queries(const AttentionParams& p, Share
     work_at_.advance();
     if (index < 0) return;
     const Work w = work_at(p, C::kRows, index);
-    if (w.tiles == 0) continue;
+    const int lane = C::kMakesValues ? lane_now() : static_cast<int>(threadIdx.x) % 32;
     const auto each = [&](const auto& f) {
 #pragma unroll 1
       for (int i = warp; i < kSegments; i += kQuantisers) {
-        const Segment<C, T> segment(p, s, w, i);
+        const Segment<C, T> segment(p, s, w, i, lane);
         if (segment.used(w)) f(segment);
       }
     };
-    each([&](const auto& segment) { segment.bring(); });
-    ptx::cp_async_commit();
-    ptx::cp_async_wait<0>();
-    __syncwarp();
-    each([&](const auto& segment) { segment.maxima(); });
-    exchange();
-    each([&](const auto& segment) { segment.scales(); });
-    exchange();
-    each([&](const auto& segment) { segment.codes(); });
-    __syncwarp();  // lanes move what others have written
+    if (w.tiles > 0) {
+      each([&](const auto& segment) { segment.bring(); });
+      ptx::cp_async_commit();
+      ptx::cp_async_wait<0>();
+      __syncwarp();
+      each([&](const auto& segment) { segment.maxima(); });
+      exchange();
+      each([&](const auto& segment) { segment.scales(); });
+      exchange();
+      each([&](const auto& segment) { segment.codes(); });
+      __syncwarp();  // lanes move what others have written
 #pragma unroll 1
-    for (int i = warp; i < kSegments; i += kQuantisers) {
-      const Segment<C, T> segment(p, s, w, i);
-      s.q_empty[segment.group()].wait(q_parity ^ 1);
-      if (segment.used(w)) segment.move();
-      // The tensor cores read what was written here. (One arrival a warp would do, but racecheck would not understand
-      // it.)
-      fence_before_bulk_copy();
-      s.q_full[segment.group()].arrive();
+      for (int i = warp; i < kSegments; i += kQuantisers) {
+        const Segment<C, T> segment(p, s, w, i, lane);
+        s.q_empty[segment.group()].wait(q_parity ^ 1);
+        if (segment.used(w)) segment.move();
+        // The tensor cores read what was written here. (One arrival a warp would do, but racecheck would not understand
+        // it.)
+        fence_before_bulk_copy();
+        s.q_full[segment.group()].arrive();
+      }
+      q_parity ^= 1;
     }
-    q_parity ^= 1;
+    // While the warpgroups are at this piece.
+    if constexpr (C::kMakesValues) {
+      if (p.values.codes != nullptr) values.make(index);
+    }
   }
 }
 

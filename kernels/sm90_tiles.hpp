@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cuda.h>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -15,6 +17,8 @@ namespace sage2::cuda::sm90 {
 inline constexpr int kTileRows = 64;   ///< query rows of a warpgroup
 inline constexpr int kTileKeys = 128;  ///< keys of a tile
 inline constexpr int kMeanRows = 128;  ///< query rows that share a mean in smooth Q
+inline constexpr int kUnitKeys = 64;   ///< keys of V whose codes a warp of the attention kernel makes at a time
+inline constexpr int kValueRows = 16;  ///< that one copy brings for it
 
 /// Head dims the kernel is compiled for; others are padded with zeros to the next.
 SAGE2_HOST_DEVICE constexpr int padded_head_dim(int head_dim) {
@@ -55,6 +59,12 @@ struct Pieces {
   int rows;
 };
 
+/// Whether a kernel can make codes of V. With 256 columns shared memory is full; with 64 and without smooth Q it would
+/// lose what the preparation gains, since four warpgroups leave few registers (measured, docs/performance-gpu.md).
+SAGE2_HOST_DEVICE constexpr bool makes_values(int dim, bool smooth_q) {
+  return dim == 128 || (dim == 64 && smooth_q);
+}
+
 /// Queries of which the attention kernel makes codes.
 struct Queries {
   TensorView captured;  ///< FP16 or BF16; without data where codes are given
@@ -63,9 +73,29 @@ struct Queries {
   float top;  ///< largest code
 };
 
+/// How codes of V are shared out between pieces of work (sm90_work.hpp).
+struct ValueShares {
+  int pieces;       ///< of a group of heads
+  int taking_part;  ///< the first ones of them
+  int heads;        ///< key/value heads of a group
+  int first;        ///< the first head whose codes are not given
+  int units;        ///< of a head
+  int all_heads;    ///< over batch and key/value heads
+};
+
+/// Values of which the attention kernel makes codes, all but those of the first `groups_ahead` groups of
+/// heads_per_group query heads.
+struct Values {
+  std::uint8_t* codes;  ///< AttentionParams::v, or null where all codes are given; else queries are captured, too
+  int groups_ahead;     ///< 1 or 2
+  ValueShares shares;   ///< set by the launch
+  CUtensorMap rows;     ///< the tensor, in boxes of kValueRows tokens (sm90_tensor_map.hpp)
+};
+
 /// Operands and output of the attention kernel; all pointers to device memory. dim is padded_head_dim(head_dim).
 struct AttentionParams {
-  Queries queries;             ///< or, if they have no data, q and q_scale
+  Queries queries;  ///< or, if they have no data, q and q_scale
+  Values values;
   const std::uint8_t* q;       ///< [q_count, q_tiles, image of 64 rows]: INT8 or E4M3 codes
   const std::uint8_t* k;       ///< [kv_count, k_tiles, image of 128 keys]
   const std::uint8_t* v;       ///< [kv_count, k_tiles, image of dim channels x 128 keys]: E4M3
@@ -79,7 +109,8 @@ struct AttentionParams {
   float* lse;                  ///< [q_count, q_len] natural log-sum-exp, or null
   const float* lse_shift;      ///< [q_count, q_len]: q . k_mean sm_scale, which smooth K took away; null without
   unsigned long long* counts;  ///< accuracy kernels: [q_count, 3] underflow, total, saturated (LoopCounts); or null
-  int* next_tile;              ///< zero at launch
+  int* next_tile;              ///< the next piece of work; with `values` [kv_count] numbers follow: units whose codes
+                               ///< are there. Zero at launch.
   std::int64_t o_stride_batch, o_stride_head, o_stride_token;  ///< elements
   OutType o_type;
   int batch, q_heads, kv_heads;
@@ -88,7 +119,8 @@ struct AttentionParams {
   int is_causal, causal_shift;
   Pieces pieces;        ///< set by the launch, which knows the kernel
   int group;            ///< kernels of 64-key steps: products of P V that are summed at once, 16 or 32
-  int heads_per_group;  ///< heads whose K and V stay in L2 while a causal group is worked through
+  int heads_per_group;  ///< heads whose K and V stay in L2 while a causal group is worked through; with `values` also
+                        ///< those whose codes of V are made while the group before is
   float scale_log2;     ///< sm_scale log2(e)
   float p_offset;       ///< log2(448), rounded down
 };

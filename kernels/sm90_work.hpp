@@ -69,4 +69,45 @@ struct Work {
   return w;
 }
 
+/// Units of V, each kUnitKeys keys of a head, whose codes are made beside a piece of work: first .. end - 1, counted
+/// from the first one of head `head` over batch and key/value heads.
+struct ValueWork {
+  int head, first, end;
+};
+
+/// How codes of V are shared out: while a group of heads_per_group query heads is worked on, those of a later group are
+/// made, so that they are there when they are needed. Of the group after the next beside all pieces, or beside the
+/// longer three quarters with a mask; of the next group, which is larger then, beside the longer pieces. `whole_rows`
+/// as for work_at, p.pieces as `cut` says.
+[[nodiscard]] inline ValueShares shares(const AttentionParams& p, int whole_rows) {
+  constexpr int kShort = 200;  // pieces, one and a half rounds of 132 multiprocessors
+  const int rows = p.is_causal != 0 && p.pieces.whole == 0 ? p.pieces.rows : whole_rows;
+  const int pieces = (p.q_len + rows - 1) / rows * p.heads_per_group;
+  const int longer = p.values.groups_ahead == 1 ? std::max(pieces - kShort, (pieces + 1) / 2) : (3 * pieces + 3) / 4;
+  const int heads = p.heads_per_group / (p.q_heads / p.kv_heads);
+  return {.pieces = pieces,
+          .taking_part = p.is_causal != 0 ? longer : pieces,
+          .heads = heads,
+          .first = p.values.groups_ahead * heads,
+          .units = p.k_tiles * (kTileKeys / kUnitKeys),
+          .all_heads = p.batch * p.kv_heads};
+}
+
+/// What is made beside piece `index`.
+[[nodiscard]] SAGE2_HOST_DEVICE inline ValueWork values_at(const Pieces& pieces, const ValueShares& s, bool is_causal,
+                                                           int whole_rows, int index) {
+  if (!is_causal && index > pieces.whole) {
+    // A piece that was cut counts once.
+    const int cuts = whole_rows / pieces.rows;
+    if ((index - pieces.whole) % cuts != 0) return {};
+    index = pieces.whole + (index - pieces.whole) / cuts;
+  }
+  const int group = index / s.pieces;
+  const int inside = index - group * s.pieces;
+  const int first = s.first + group * s.heads;
+  const int units = std::min(s.heads, s.all_heads - first) * s.units;
+  if (units <= 0 || inside >= s.taking_part) return {};
+  return {first, inside * units / s.taking_part, (inside + 1) * units / s.taking_part};
+}
+
 }  // namespace sage2::cuda::sm90

@@ -204,8 +204,7 @@ TEST(Sm90Prepare, KnowsWhatTheCopyEngineCanRead) {
 }
 
 TEST(Sm90Prepare, WritesCodesOfQueriesForShortCalls) {
-  const auto bytes = [](std::int64_t q_len, std::int64_t kv_len, std::int64_t dim, bool smooth_q,
-                        sm90::QCodes q_codes) {
+  const auto bytes = [](std::int64_t q_len, std::int64_t kv_len, std::int64_t dim, bool smooth_q, sm90::Codes q_codes) {
     const auto view = [&](std::int64_t tokens) {
       return TensorView{.data = nullptr,
                         .dtype = DType::bfloat16,
@@ -224,9 +223,9 @@ TEST(Sm90Prepare, WritesCodesOfQueriesForShortCalls) {
     return sm90::plan_workspace(problem, {.smooth_q = smooth_q, .q_codes = q_codes}, false).bytes;
   };
   const auto written = [&](std::int64_t q_len, std::int64_t kv_len, std::int64_t dim, bool smooth_q) {
-    const auto of = [&](sm90::QCodes who) { return bytes(q_len, kv_len, dim, smooth_q, who); };
-    EXPECT_GE(of(sm90::QCodes::prepared), of(sm90::QCodes::by_attention) + static_cast<std::size_t>(2 * q_len * dim));
-    return of(sm90::QCodes::chosen) == of(sm90::QCodes::prepared);
+    const auto of = [&](sm90::Codes who) { return bytes(q_len, kv_len, dim, smooth_q, who); };
+    EXPECT_GE(of(sm90::Codes::prepared), of(sm90::Codes::by_attention) + static_cast<std::size_t>(2 * q_len * dim));
+    return of(sm90::Codes::chosen) == of(sm90::Codes::prepared);
   };
   EXPECT_TRUE(written(1024, 1024, 128, true));
   EXPECT_TRUE(written(1000, 1000, 96, true));
@@ -241,15 +240,15 @@ TEST(Sm90Prepare, HasTheCodesOfTheQuantiser) {
   if (const auto why = no_hopper(); !why.empty()) GTEST_SKIP() << why;
   std::vector<sm90::PrepareOptions> all;
   for (const auto gran : {QkGran::per_block, QkGran::per_warp, QkGran::per_thread}) {
-    all.push_back({.qk = Format::int8, .gran = gran, .q_codes = sm90::QCodes::prepared});
+    all.push_back({.qk = Format::int8, .gran = gran, .q_codes = sm90::Codes::prepared});
     sm90::PrepareOptions smooth{.qk = Format::int4,
                                 .gran = gran,
                                 .smooth_q = true,
                                 .smooth_v = true,
                                 .e4m3_codes = true,
-                                .q_codes = sm90::QCodes::by_attention};
+                                .q_codes = sm90::Codes::by_attention};
     all.push_back(smooth);
-    smooth.q_codes = sm90::QCodes::prepared;
+    smooth.q_codes = sm90::Codes::prepared;
     all.push_back(smooth);
   }
   all.push_back({.qk = Format::int8, .smooth_k = false});

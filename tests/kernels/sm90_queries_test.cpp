@@ -9,8 +9,8 @@
 #include "tests/kernels/captured.hpp"
 #include "tests/kernels/hopper.hpp"
 
-/// Queries that the attention kernel quantises itself give the bits of the preparation's codes, which have those of the
-/// CPU's quantiser (sm90_prepare_test.cpp).
+/// Queries and values that the attention kernel quantises itself give the bits of the preparation's codes, which have
+/// those of the CPU's quantiser (sm90_prepare_test.cpp).
 namespace sage2::cuda {
 namespace {
 
@@ -18,15 +18,17 @@ using sage2::testing::CallSpec;
 using sage2::testing::CapturedCall;
 using sage2::testing::no_hopper;
 
-constexpr std::uint64_t kWithOddRows = 4;  ///< seed of calls whose queries are not all numbers
+constexpr std::uint64_t kWithOddRows = 4;       ///< seed of calls whose queries are not all numbers
+constexpr std::uint64_t kWithOddChannels = 11;  ///< and whose values have channels that are extreme, or not all numbers
 
 struct Result {
   std::vector<float> o, lse;
 };
 
-Result attend(const DeviceProblem& problem, const sm90::Plan& plan, bool q_codes, cudaStream_t stream) {
+Result attend(const DeviceProblem& problem, const sm90::Plan& plan, bool prepared, cudaStream_t stream) {
   auto options = plan.prepare;
-  options.q_codes = q_codes ? sm90::QCodes::prepared : sm90::QCodes::by_attention;
+  options.q_codes = prepared ? sm90::Codes::prepared : sm90::Codes::by_attention;
+  options.v_codes = options.q_codes;
   const auto at = sm90::plan_workspace(problem, options, true);
   DeviceBuffer<std::uint8_t> memory(at.bytes + sm90::kWorkspaceAlignment, stream);
   void* const workspace = sm90::align_workspace(memory.data());
@@ -37,8 +39,8 @@ Result attend(const DeviceProblem& problem, const sm90::Plan& plan, bool q_codes
   DeviceBuffer<float> o(rows * static_cast<std::size_t>(problem.q.channels), stream);
   DeviceBuffer<float> lse(rows, stream);
   // Memory that was another call's must not pass for a result.
-  SAGE2_CUDA_CHECK(cudaMemsetAsync(o.data(), q_codes ? 0xFF : 0xFE, o.size() * sizeof(float), stream));
-  SAGE2_CUDA_CHECK(cudaMemsetAsync(lse.data(), q_codes ? 0xFF : 0xFE, lse.size() * sizeof(float), stream));
+  SAGE2_CUDA_CHECK(cudaMemsetAsync(o.data(), prepared ? 0xFF : 0xFE, o.size() * sizeof(float), stream));
+  SAGE2_CUDA_CHECK(cudaMemsetAsync(lse.data(), prepared ? 0xFF : 0xFE, lse.size() * sizeof(float), stream));
   params.o = o.data();
   params.o_type = sm90::OutType::fp32;
   params.lse = lse.data();
@@ -78,6 +80,10 @@ TEST(Sm90Queries, HaveTheBitsOfThePreparation) {
     }
     // So many keys that head dim 64 has another kernel.
     specs.push_back({.shape = {1, 2, 1, 300, 4300, 64}, .dtype = dtype, .q_bias = 1, .seed = 10});
+    // So many heads that the kernel makes most of their codes of V; the last tile is mostly padding.
+    specs.push_back({.shape = {1, 192, 12, 600, 700, 128}, .dtype = dtype, .v_bias = 1, .seed = kWithOddChannels});
+    specs.push_back({.shape = {1, 192, 12, 700, 700, 64}, .dtype = dtype, .nhd = true, .is_causal = true, .seed = 12});
+    specs.push_back({.shape = {2, 96, 12, 400, 1290, 96}, .dtype = dtype, .is_causal = true, .seed = 13});
     // Queries that see no key.
     specs.push_back({.shape = {1, 1, 1, 400, 130, 64}, .dtype = dtype, .is_causal = true, .seed = 7});
   }
@@ -91,10 +97,26 @@ TEST(Sm90Queries, HaveTheBitsOfThePreparation) {
         call.q.front().data[40 * spec.shape.head_dim + c] = std::numeric_limits<float>::quiet_NaN();
       }
     }
+    if (spec.seed == kWithOddChannels) {
+      // Of the last head, whose codes the kernel makes. FP16 has no numbers as small or large.
+      Matrix& last = call.v.back();
+      const auto set = [&](std::size_t channel, float factor) {
+        for (std::size_t i = 0; i < spec.shape.kv_len; ++i) {
+          float& x = last.data[i * spec.shape.head_dim + channel];
+          x = sage2::testing::to_bf16_value(x * factor);
+        }
+      };
+      set(3, spec.dtype == DType::bfloat16 ? 1e-30F : 1e-4F);
+      set(5, spec.dtype == DType::bfloat16 ? 1e30F : 1e3F);
+      set(6, 0);
+      last.data[7 * spec.shape.head_dim + 8] = std::numeric_limits<float>::infinity();
+      last.data[9 * spec.shape.head_dim + 10] = std::numeric_limits<float>::quiet_NaN();
+    }
     const auto problem = call.upload();
-    for (const std::string text : {"sage2-8b", "sage2-4b", "sage2-8b:qk_gran=per_warp", "sage2-4b:qk_gran=per_warp",
-                                   "sage2-8b:qk_gran=per_block", "sage2-4b:qk_gran=per_block", "sage2-4b:smooth_q=off",
-                                   "sage2-8b:smooth_q=on", "sage2-8b:pv_accum=fp32"}) {
+    for (const std::string text :
+         {"sage2-8b", "sage2-4b", "sage2-8b:qk_gran=per_warp", "sage2-4b:qk_gran=per_warp",
+          "sage2-8b:qk_gran=per_block", "sage2-4b:qk_gran=per_block", "sage2-4b:smooth_q=off", "sage2-8b:smooth_q=on",
+          "sage2-8b:pv_accum=fp32", "sage2-8b:smooth_v=on", "sage2-4b:smooth_v=on"}) {
       const auto plan = sm90::plan(sm90::parse_for_hopper(text));
       const auto want = attend(problem, plan, true, stream.get());
       const auto found = attend(problem, plan, false, stream.get());

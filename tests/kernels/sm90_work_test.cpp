@@ -133,5 +133,59 @@ TEST(Sm90Work, LongestFirst) {
   }
 }
 
+/// Codes of V: every unit of every head that the preparation leaves is made once, beside a piece of work that is taken
+/// before any piece that needs the head.
+void expect_values(const Shape& s, int shared_by, int warpgroups, int groups_ahead) {
+  auto p = params_of(s);
+  p.kv_heads = s.heads / shared_by;
+  p.k_tiles = tiles_of(s.kv_len);
+  p.pieces = cut(p, warpgroups, true, 132);
+  p.values.groups_ahead = groups_ahead;
+  const int whole_rows = warpgroups * kTileRows;
+  const ValueShares v = shares(p, whole_rows);
+  const auto what = fmt::format("{} heads of {} x {}, {} of a group, causal {}, {} warpgroups", s.heads, s.q_len,
+                                s.kv_len, s.heads_per_group, s.is_causal, warpgroups);
+  const auto units = static_cast<std::size_t>(p.kv_heads) * v.units;
+  std::vector<int> made(units, -1);
+  std::vector<int> needed(static_cast<std::size_t>(p.kv_heads), p.pieces.count);
+  for (int i = 0; i < p.pieces.count; ++i) {
+    const ValueWork w = values_at(p.pieces, v, s.is_causal, whole_rows, i);
+    for (int unit = w.first; unit < w.end; ++unit) {
+      const auto at = static_cast<std::size_t>(w.head) * v.units + unit;
+      ASSERT_LT(at, units) << what << " piece " << i;
+      ASSERT_EQ(made[at], -1) << what << " piece " << i;
+      made[at] = i;
+    }
+    auto& first = needed[static_cast<std::size_t>(work_at(p, whole_rows, i).head / shared_by)];
+    first = std::min(first, i);
+  }
+  for (std::size_t at = 0; at < units; ++at) {
+    const int head = static_cast<int>(at / v.units);
+    if (head < v.first) {
+      ASSERT_EQ(made[at], -1) << what << " head " << head;
+    } else {
+      ASSERT_GE(made[at], 0) << what << " head " << head;
+      ASSERT_LT(made[at], needed[static_cast<std::size_t>(head)]) << what << " head " << head;
+    }
+  }
+}
+
+TEST(Sm90Work, MakesValuesInTime) {
+  for (const int q_len : {1, 130, 700, 1030, 4096}) {
+    for (const int heads : {8, 24, 64, 136}) {
+      for (const int shared_by : {1, 8}) {
+        for (const int of_group : {8, 16, 24}) {
+          for (const int warpgroups : {3, 4}) {
+            for (const int ahead : {1, 2}) {
+              expect_values({heads, q_len, 900, false, 0, of_group}, shared_by, warpgroups, ahead);
+              expect_values({heads, q_len, q_len, true, 0, of_group}, shared_by, warpgroups, ahead);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace sage2::cuda::sm90
