@@ -108,9 +108,10 @@ bool writes_q_codes(const DeviceProblem& problem, const PrepareOptions& options)
 /// The fewer heads the better, since the first groups' codes are made here; but enough pieces of work that codes are
 /// there in time. With a mask the longest pieces come first in a group, and the last group must not be so small that
 /// all others wait for these: so one large group is ahead, and the last should be a whole one. Two small ones with
-/// smooth Q at 128 columns, where pieces are taken before their turn.
+/// smooth Q at 128 columns and long pieces, which are taken before their turn.
 Groups groups_of(const PrepareParams& p, int dim) {
-  const int ahead = p.is_causal != 0 && !(p.options.smooth_q && dim == 128) ? 1 : 2;
+  const bool early = p.options.smooth_q && dim == 128 && p.k_tiles > 32;
+  const int ahead = p.is_causal != 0 && !early ? 1 : 2;
   const int pieces = ahead == 1 ? 4 * 132 : 3 * 132 / 2;  // four rounds of 132 multiprocessors, or one and a half
   const int rows = (dim == 64 ? 4 : 3) * kTileRows;
   const int limit = std::clamp(pieces / (p.group * ((p.q_len + rows - 1) / rows)), 1, p.kv_count);
