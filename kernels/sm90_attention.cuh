@@ -69,7 +69,7 @@ struct Config {
   static constexpr int kStages = kDim == 64 ? 6 : (kDim == 128 ? 4 : 2);
   /// Rows of dS of a tile: two warpgroups are a block of queries, and share one.
   static constexpr int kDeltas = kSmoothQ && kConsumers > 2 ? kConsumers : 1;
-  static constexpr bool kMakesValues = makes_values(kDim, kSmoothQ) && kKeys == kTileKeys;  ///< codes of V
+  static constexpr bool kMakesValues = makes_values(kDim, kSmoothQ) && kKeys == kTileKeys;  ///< that is, codes
   static constexpr int kVColumns = kDim == 256 ? 128 : kDim;  ///< columns of V of one product
 };
 

@@ -167,7 +167,8 @@ __device__ __forceinline__ float quotient(float x, const Channel& c) {
   return fmaf(c.inverse, fmaf(-c.scale, q, x), q);
 }
 
-/// Stores word (key, channel + i) of a tile of V^T, given the place of (key, channel): i below 8, channel a multiple.
+/// Stores word (key, channel + i) of a tile of V^T, given the place of (key, channel): i below 8, channel a multiple
+/// of 8.
 __device__ __forceinline__ void store_further(std::uint8_t* at, int i, unsigned word) {
   // A row is 128 bytes, and its chunks of 16 are exchanged by the channel's low bits. Tiles are as large as
   // kWorkspaceAlignment or more, and aligned to it.

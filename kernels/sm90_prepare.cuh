@@ -35,7 +35,7 @@ struct PrepareParams {
   int q_jobs, q_job_rows;       ///< of a query head
   int lag;                      ///< heads between the first and the second look at K and V
   Groups groups;                ///< of heads, where the attention kernel makes codes of V
-  int v_heads;                  ///< heads whose codes of V are written, all or those of the first group
+  int v_heads;                  ///< heads whose codes of V are written: all, or those of the first groups
   float sm_scale, delta_scale;  ///< the latter for base 2
   int is_causal, causal_shift;
   bool q_codes;  ///< are written

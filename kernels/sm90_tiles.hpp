@@ -120,7 +120,7 @@ struct AttentionParams {
   Pieces pieces;        ///< set by the launch, which knows the kernel
   int group;            ///< kernels of 64-key steps: products of P V that are summed at once, 16 or 32
   int heads_per_group;  ///< heads whose K and V stay in L2 while a causal group is worked through; with `values` also
-                        ///< those whose codes of V are made while the group before is
+                        ///< those whose codes of V are made while an earlier group is
   float scale_log2;     ///< sm_scale log2(e)
   float p_offset;       ///< log2(448), rounded down
 };

@@ -5,8 +5,8 @@
 #include "kernels/sm90_consume.cuh"
 #include "kernels/sm90_tensor_map.hpp"
 
-/// Codes of V, made by the warps that quantise queries: while a group of heads is worked on, those of the next one's,
-/// so that the preparation looks at V only once. Only the means and extremes, of all tokens, must be known before.
+/// Codes of V, made by the warps that quantise queries: while a group of heads is worked on, those of a later one, so
+/// that the preparation looks at V only once. Only means and extremes, of all tokens, must be known before.
 namespace sage2::cuda::sm90 {
 
 /// The lane, as something new: what follows from it is computed where it is needed and not kept, in local memory, since
