@@ -69,12 +69,11 @@ struct Config {
   static constexpr int kStages = kDim == 64 ? 6 : (kDim == 128 ? 4 : 2);
   /// Rows of dS of a tile: two warpgroups are a block of queries, and share one.
   static constexpr int kDeltas = kSmoothQ && kConsumers > 2 ? kConsumers : 1;
-  static constexpr bool kMakesValues = makes_values(kDim, kSmoothQ) && kKeys == kTileKeys;  ///< that is, codes
+  static constexpr bool kMakesValues = makes_values(kDim, kSmoothQ) && kKeys == kTileKeys;  ///< codes of V
   static constexpr int kVColumns = kDim == 256 ? 128 : kDim;  ///< columns of V of one product
 };
 
 inline constexpr int kQuantisers = 3;        ///< warps that make codes of queries
-inline constexpr int kSegmentRows = 16;      ///< that one of them takes at a time
 inline constexpr int kQuantiserBarrier = 8;  ///< theirs; the warpgroups' turns are 1 to 4
 
 /// How a channel of V is quantised: the quotient (x - mean) / scale is y inverse + y rest, with y = x factor + shift.

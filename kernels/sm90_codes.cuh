@@ -9,8 +9,8 @@
 
 #include "kernels/sm90_tiles.hpp"
 
-/// Codes of Q, K and V from 16-bit numbers, eight channels of a row at a time: what the preparation and the attention
-/// kernel share. They have the bits of sage2::quantize, but for the sign of zeros of V.
+/// Codes of Q and K from 16-bit numbers, eight channels of a row at a time, with the bits of sage2::quantize, and
+/// places of codes of V: what the preparation and the attention kernel share.
 namespace sage2::cuda::sm90 {
 
 struct Eight {
@@ -148,23 +148,6 @@ __device__ __forceinline__ uint2 encode(const Eight& x, const Scale& s, bool e4m
     unsure |= __float_as_uint(shifted.x[i]) ^ __float_as_uint(fmaf(x.x[i], s.above, kMagic));
   }
   return pack(shifted, e4m3);
-}
-
-/// Mean of a channel; of V also its scale, and the scale's inverse, or 0 where it must be divided by.
-struct Channel {
-  float mean, scale, inverse;
-};
-
-/// A channel of V.
-__device__ __forceinline__ Channel channel_of(float mean, float scale) {
-  return {mean, scale, scale > 0x1p-80F && scale < 0x1p80F ? inverse_of(scale) : 0.0F};
-}
-
-/// x / scale by the steps that IEEE division is compiled to where no operand is extreme (but for the sign of a zero). V
-/// is full of ties of E4M3, which the quotient's last bit decides.
-__device__ __forceinline__ float quotient(float x, const Channel& c) {
-  const float q = x * c.inverse;
-  return fmaf(c.inverse, fmaf(-c.scale, q, x), q);
 }
 
 /// Stores word (key, channel + i) of a tile of V^T, given the place of (key, channel): i below 8, channel a multiple

@@ -137,7 +137,7 @@ int v_heads(const PrepareParams& p, int dim) {
     }
   }
   CUtensorMap map{};
-  return describe(p.v, kValueRows, map) ? first : p.kv_count;
+  return describe(p.v, kSegmentRows, map) ? first : p.kv_count;
 }
 
 PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions& options, const Workspace& at,
@@ -290,7 +290,7 @@ AttentionParams attention_params(const DeviceProblem& problem, const PrepareOpti
   set_shape(a, problem);
   if (p.v_heads < p.kv_count) {
     a.values.codes = base + at.v;
-    (void)describe(problem.v, kValueRows, a.values.rows);  // v_heads has asked
+    (void)describe(problem.v, kSegmentRows, a.values.rows);  // v_heads has asked
     a.values.groups_ahead = p.groups.ahead;
     a.heads_per_group = p.groups.heads;
   }

@@ -95,6 +95,11 @@ struct Tile {
   int copied;  ///< zero: the copy engine cannot read the tensor, and the workers load the rows themselves
 };
 
+/// Mean of a channel; of V also its scale, and the scale's inverse, or 0 where it must be divided by.
+struct Channel {
+  float mean, scale, inverse;
+};
+
 /// Means of 16 blocks of queries as the tensor cores take them, [high, low half][kDim / 16][lane][eight 16-bit
 /// numbers].
 constexpr int mean_group_bytes(int dim) {

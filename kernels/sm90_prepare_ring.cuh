@@ -85,7 +85,9 @@ __device__ __forceinline__ void bring_channels(const PrepareParams& p, Channel* 
     if (lane == 0) await(progress.v_ready + head, 1);
     __syncwarp();
     for (int c = lane; c < kDim; c += 32) {
-      to[c] = channel_of(value(p.at.v_mean, c), value(p.at.v_scale, c));
+      const float mean = value(p.at.v_mean, c);
+      const float scale = value(p.at.v_scale, c);
+      to[c] = {mean, scale, scale > 0x1p-80F && scale < 0x1p80F ? inverse_of(scale) : 0.0F};
     }
   } else if (kind == JobKind::k_codes) {
     if (p.options.smooth_k) {

@@ -160,6 +160,13 @@ __device__ __noinline__ unsigned divide_e4m3(float x0, float x1, float x2, float
   return e4m3_pair(x0 / scale, x1 / scale) | static_cast<unsigned>(e4m3_pair(x2 / scale, x3 / scale)) << 16;
 }
 
+/// x / scale by the steps that IEEE division is compiled to where no operand is extreme (but for the sign of a zero). V
+/// is full of ties of E4M3, which the quotient's last bit decides.
+__device__ __forceinline__ float quotient(float x, const Channel& c) {
+  const float q = x * c.inverse;
+  return fmaf(c.inverse, fmaf(-c.scale, q, x), q);
+}
+
 /// Codes of V for one key tile, transposed and with the keys exchanged as the kernel wants them.
 template <int kDim, class T>
 __device__ void v_codes(Ring<kDim, T>& ring, const Tile& tile) {

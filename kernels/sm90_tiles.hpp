@@ -14,11 +14,11 @@
 /// computes addresses inside one.
 namespace sage2::cuda::sm90 {
 
-inline constexpr int kTileRows = 64;   ///< query rows of a warpgroup
-inline constexpr int kTileKeys = 128;  ///< keys of a tile
-inline constexpr int kMeanRows = 128;  ///< query rows that share a mean in smooth Q
-inline constexpr int kUnitKeys = 64;   ///< keys of V whose codes a warp of the attention kernel makes at a time
-inline constexpr int kValueRows = 16;  ///< that one copy brings for it
+inline constexpr int kTileRows = 64;     ///< query rows of a warpgroup
+inline constexpr int kTileKeys = 128;    ///< keys of a tile
+inline constexpr int kMeanRows = 128;    ///< query rows that share a mean in smooth Q
+inline constexpr int kUnitKeys = 64;     ///< keys of V whose codes a warp of the attention kernel makes at a time
+inline constexpr int kSegmentRows = 16;  ///< rows of Q that it quantises at a time, or of V that a copy brings
 
 /// Head dims the kernel is compiled for; others are padded with zeros to the next.
 SAGE2_HOST_DEVICE constexpr int padded_head_dim(int head_dim) {
@@ -89,7 +89,7 @@ struct Values {
   std::uint8_t* codes;  ///< AttentionParams::v, or null where all codes are given; else queries are captured, too
   int groups_ahead;     ///< 1 or 2
   ValueShares shares;   ///< set by the launch
-  CUtensorMap rows;     ///< the tensor, in boxes of kValueRows tokens (sm90_tensor_map.hpp)
+  CUtensorMap rows;     ///< the tensor, in boxes of kSegmentRows tokens (sm90_tensor_map.hpp)
 };
 
 /// Operands and output of the attention kernel; all pointers to device memory. dim is padded_head_dim(head_dim).

@@ -42,10 +42,10 @@ __device__ __forceinline__ ValueChannel value_channel(float mean, float scale) {
 /// queries, 16 keys each, which is free while the warpgroups are at these.
 template <class C, class T>
 struct ValueWarp {
-  static constexpr int kPart = kValueRows * C::kDim * 2;  ///< bytes: boxes of kBoxChannels channels
-  static constexpr int kBox = kValueRows * kBoxChannels * 2;
-  static_assert(kPart == kSegmentRows * C::kDim * 2);
-  static_assert(!C::kMakesValues || C::kConsumers * (kTileRows / kSegmentRows) / kQuantisers >= kUnitKeys / kValueRows);
+  static constexpr int kPart = kSegmentRows * C::kDim * 2;  ///< bytes: boxes of kBoxChannels channels
+  static constexpr int kBox = kSegmentRows * kBoxChannels * 2;
+  static constexpr int kParts = kUnitKeys / kSegmentRows;
+  static_assert(!C::kMakesValues || C::kConsumers * (kTileRows / kSegmentRows) / kQuantisers >= kParts);
   const AttentionParams& p;
   Shared<C>& s;
   const CUtensorMap& rows;
@@ -65,10 +65,10 @@ struct ValueWarp {
     const int batch = head / p.kv_heads;
     s.values_full[warp].expect(kUnitKeys * C::kDim * 2);
 #pragma unroll 1
-    for (int i = 0; i < kUnitKeys / kValueRows; ++i) {
+    for (int i = 0; i < kParts; ++i) {
 #pragma unroll
       for (int c = 0; c < C::kDim / kBoxChannels; ++c) {
-        tensor_copy(part(i) + c * kBox, rows, c * kBoxChannels, unit * kUnitKeys + i * kValueRows,
+        tensor_copy(part(i) + c * kBox, rows, c * kBoxChannels, unit * kUnitKeys + i * kSegmentRows,
                     head - batch * p.kv_heads, batch, s.values_full[warp], policy);
       }
     }
@@ -84,8 +84,8 @@ struct ValueWarp {
     int c = lane / 4 % 2 * 8;
     std::uint8_t* to = p.values.codes +
                        (static_cast<std::int64_t>(head) * p.k_tiles + first / kTileKeys) * C::kKvBytes +
-                       v_offset(first % kTileKeys + lane / 8 * kValueRows + key, c);
-    const int left = p.kv_len - first - lane / 8 * kValueRows - key;
+                       v_offset(first % kTileKeys + lane / 8 * kSegmentRows + key, c);
+    const int left = p.kv_len - first - lane / 8 * kSegmentRows - key;
     const auto real = [&](int j) { return j / 2 * 8 + j % 2 < left ? 0xFFU << 8 * j : 0U; };
     const unsigned mask = real(0) | real(1) | real(2) | real(3);
     const std::uint8_t* const from = part(lane / 8);
