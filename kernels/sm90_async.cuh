@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/sm90_tensor_map.hpp"
+
 /// Hopper's barriers in shared memory, bulk copies and register shares, one instruction a function.
 namespace sage2::cuda::sm90 {
 
@@ -70,6 +72,22 @@ __device__ __forceinline__ void tensor_copy(void* shared, const CUtensorMap& map
       "[%0], [%1, {%2, %3, %4, %5}], [%6], %7;\n" ::"r"(shared_address(shared)),
       "l"(&map), "r"(channel), "r"(token), "r"(head), "r"(batch), "r"(shared_address(&barrier.word)), "l"(policy)
       : "memory");
+}
+
+/// Byte of a row's 16-byte chunk 0 .. 7 in box `box` where boxes of `rows` rows have been copied one after the other.
+/// Chunks are exchanged as the copy engine does it, so that reads along a row and down a column touch all banks.
+__device__ __forceinline__ int box_offset(int rows, int row, int box, int chunk) {
+  return box * (rows * 128) + row * 128 + (chunk ^ (row % 8)) * 16;
+}
+
+/// Copies kRows rows of kDim channels as boxes.
+template <int kDim, int kRows>
+__device__ __forceinline__ void copy_rows(std::uint8_t* shared, const CUtensorMap& map, int token, int head, int batch,
+                                          Barrier& barrier, std::uint64_t policy) {
+#pragma unroll
+  for (int c = 0; c < kDim / kBoxChannels; ++c) {
+    tensor_copy(shared + c * (kRows * 128), map, c * kBoxChannels, token, head, batch, barrier, policy);
+  }
 }
 
 /// What this thread wrote to shared memory comes before later bulk copies into it.

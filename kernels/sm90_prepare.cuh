@@ -136,10 +136,9 @@ struct PrepareShared {
   int last;
 };
 
-/// Byte of a chunk of a row in a stage: images of 64 channels, whose chunks are exchanged as the copy engine does it,
-/// so that reads along a row and down a column touch all banks.
+/// Byte of a chunk of a row in a stage.
 __device__ __forceinline__ int raw_offset(int row, int chunk) {
-  return chunk / 8 * (kJobRows * 128) + row * 128 + ((chunk % 8) ^ (row % 8)) * 16;
+  return box_offset(kJobRows, row, chunk / 8, chunk % 8);
 }
 
 template <class T>

@@ -119,11 +119,7 @@ __device__ __forceinline__ void bring_rows(const PrepareParams& p, const Prepare
   const CUtensorMap& map = is_q ? maps.q : (is_v ? maps.v : maps.k);
   fence_before_bulk_copy();
   full.expect(sizeof(s.raw[0]));
-#pragma unroll
-  for (int c = 0; c < kDim / kBoxChannels; ++c) {
-    tensor_copy(s.raw[stage] + c * (kJobRows * 128), map, c * kBoxChannels, first, job.head - batch * heads, batch,
-                full, policy);
-  }
+  copy_rows<kDim, kJobRows>(s.raw[stage], map, first, job.head - batch * heads, batch, full, policy);
 }
 
 /// The warp that keeps the ring full.

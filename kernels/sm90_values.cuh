@@ -42,8 +42,7 @@ __device__ __forceinline__ ValueChannel value_channel(float mean, float scale) {
 /// queries, 16 keys each, which is free while the warpgroups are at these.
 template <class C, class T>
 struct ValueWarp {
-  static constexpr int kPart = kSegmentRows * C::kDim * 2;  ///< bytes: boxes of kBoxChannels channels
-  static constexpr int kBox = kSegmentRows * kBoxChannels * 2;
+  static constexpr int kPart = kSegmentRows * C::kDim * 2;  ///< bytes
   static constexpr int kParts = kUnitKeys / kSegmentRows;
   static_assert(!C::kMakesValues || C::kConsumers * (kTileRows / kSegmentRows) / kQuantisers >= kParts);
   const AttentionParams& p;
@@ -66,11 +65,8 @@ struct ValueWarp {
     s.values_full[warp].expect(kUnitKeys * C::kDim * 2);
 #pragma unroll 1
     for (int i = 0; i < kParts; ++i) {
-#pragma unroll
-      for (int c = 0; c < C::kDim / kBoxChannels; ++c) {
-        tensor_copy(part(i) + c * kBox, rows, c * kBoxChannels, unit * kUnitKeys + i * kSegmentRows,
-                    head - batch * p.kv_heads, batch, s.values_full[warp], policy);
-      }
+      copy_rows<C::kDim, kSegmentRows>(part(i), rows, unit * kUnitKeys + i * kSegmentRows, head - batch * p.kv_heads,
+                                       batch, s.values_full[warp], policy);
     }
   }
 
@@ -95,8 +91,8 @@ struct ValueWarp {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int row = key + j / 2 * 8 + j % 2;
-        rows[j] = *reinterpret_cast<const uint4*>(from + c / kBoxChannels * kBox + row * 128 +
-                                                  ((c % kBoxChannels / 8) ^ (row % 8)) * 16);
+        rows[j] = *reinterpret_cast<const uint4*>(
+            from + box_offset(kSegmentRows, row, c / kBoxChannels, c % kBoxChannels / 8));
       }
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
