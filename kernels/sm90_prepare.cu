@@ -124,8 +124,8 @@ Groups groups_of(const PrepareParams& p, int dim) {
 }
 
 /// Heads whose codes of V are written here, by what Codes says: all of them where the attention kernel cannot, or has
-/// too little work to hide them behind.
-int v_heads(const PrepareParams& p, int dim) {
+/// too little work to hide them behind. If it can and has, `rows` becomes Values::rows.
+int v_heads(const PrepareParams& p, int dim, CUtensorMap& rows) {
   const int first = std::min(p.kv_count, p.groups.ahead * p.groups.heads / p.group);
   if (p.q_codes || !makes_values(dim, p.options.smooth_q) || p.options.v_codes == Codes::prepared) return p.kv_count;
   if (p.options.v_codes == Codes::chosen) {
@@ -136,12 +136,12 @@ int v_heads(const PrepareParams& p, int dim) {
       return p.kv_count;
     }
   }
-  CUtensorMap map{};
-  return describe(p.v, kSegmentRows, map) ? first : p.kv_count;
+  return describe(p.v, kSegmentRows, rows) ? first : p.kv_count;
 }
 
+/// v_rows: for v_heads; null where it is of no interest who makes codes of V, as for the layout of a workspace.
 PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions& options, const Workspace& at,
-                             void* workspace) {
+                             void* workspace, CUtensorMap* v_rows) {
   PrepareParams p{};
   p.q = problem.q;
   p.k = problem.k;
@@ -159,7 +159,6 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.k_tiles = (p.kv_len + kTileKeys - 1) / kTileKeys;
   p.q_blocks = (p.q_len + kMeanRows - 1) / kMeanRows;
   p.q_groups = (p.q_blocks + kMeanGroup - 1) / kMeanGroup;
-  // The second look comes when the first is surely over, and no later: then L2 still has the rows.
   const int dim = padded_head_dim(p.head_dim);
   p.statistics_rows = statistics_rows(dim, options.smooth_q);
   p.chunks = (p.kv_len + p.statistics_rows - 1) / p.statistics_rows;
@@ -167,10 +166,11 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.is_causal = problem.is_causal ? 1 : 0;
   p.causal_shift = static_cast<int>(problem.causal_shift());
   p.groups = groups_of(p, dim);
-  p.v_heads = v_heads(p, dim);
+  p.v_heads = v_rows != nullptr ? v_heads(p, dim, *v_rows) : p.kv_count;
   p.q_job_rows = p.q_codes ? kJobRows : mean_blocks(dim) * kMeanRows;
   p.q_jobs = p.q_codes || options.smooth_q ? (p.q_len + p.q_job_rows - 1) / p.q_job_rows : 0;
   const JobCounts jobs = job_counts(p);
+  // The second look comes when the first is surely over, and no later: then L2 still has the rows.
   const int surely_over = dim == 64 ? 2000 : (dim == 128 ? 1050 : 1000);
   p.lag = std::min(p.kv_count, 1 + surely_over / (jobs.early() + jobs.late()));
   p.sm_scale = problem.sm_scale;
@@ -202,7 +202,7 @@ void launch(PrepareParams p, cudaStream_t stream) {
 }  // namespace
 
 Workspace plan_workspace(const DeviceProblem& problem, const PrepareOptions& options, bool with_lse) {
-  const auto p = prepare_params(problem, options, {}, nullptr);
+  const auto p = prepare_params(problem, options, {}, nullptr, nullptr);
   const std::size_t dim = static_cast<std::size_t>(padded_head_dim(p.head_dim));
   const std::size_t q_count = p.q_count;
   const std::size_t kv_count = p.kv_count;
@@ -236,7 +236,8 @@ Workspace plan_workspace(const DeviceProblem& problem, const PrepareOptions& opt
 void prepare(const DeviceProblem& problem, const PrepareOptions& options, const Workspace& at, void* workspace,
              bool with_lse, cudaStream_t stream) {
   if (align_workspace(workspace) != workspace) throw std::invalid_argument("prepare: the workspace is not aligned");
-  const auto p = prepare_params(problem, options, at, workspace);
+  CUtensorMap v_rows{};
+  const auto p = prepare_params(problem, options, at, workspace, &v_rows);
   SAGE2_CUDA_CHECK(cudaMemsetAsync(p.base + at.progress, 0, at.progress_bytes, stream));
   with_element_type(p.dtype, [&]<class T>(const T*) {
     if constexpr (std::is_same_v<T, float>) {
@@ -266,8 +267,8 @@ void prepare(const DeviceProblem& problem, const PrepareOptions& options, const 
 
 AttentionParams attention_params(const DeviceProblem& problem, const PrepareOptions& options, const Workspace& at,
                                  void* workspace, bool with_lse) {
-  const auto p = prepare_params(problem, options, at, workspace);
   AttentionParams a{};
+  const auto p = prepare_params(problem, options, at, workspace, &a.values.rows);
   std::uint8_t* const base = p.base;
   const auto floats = [&](std::size_t offset) { return reinterpret_cast<const float*>(base + offset); };
   if (p.q_codes) {
@@ -290,7 +291,6 @@ AttentionParams attention_params(const DeviceProblem& problem, const PrepareOpti
   set_shape(a, problem);
   if (p.v_heads < p.kv_count) {
     a.values.codes = base + at.v;
-    (void)describe(problem.v, kSegmentRows, a.values.rows);  // v_heads has asked
     a.values.groups_ahead = p.groups.ahead;
     a.heads_per_group = p.groups.heads;
   }
