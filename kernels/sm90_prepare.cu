@@ -171,7 +171,7 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.q_jobs = p.q_codes || options.smooth_q ? (p.q_len + p.q_job_rows - 1) / p.q_job_rows : 0;
   const JobCounts jobs = job_counts(p);
   // The second look comes when the first is surely over, and no later: then L2 still has the rows.
-  const int surely_over = dim == 64 ? 2000 : (dim == 128 ? 1050 : 1000);
+  const int surely_over = dim == 64 ? 1800 : (options.smooth_q ? 1050 : 850);
   p.lag = std::min(p.kv_count, 1 + surely_over / (jobs.early() + jobs.late()));
   p.sm_scale = problem.sm_scale;
   p.delta_scale = static_cast<float>(static_cast<double>(problem.sm_scale) * std::numbers::log2e);

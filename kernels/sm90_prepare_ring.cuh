@@ -133,8 +133,9 @@ __device__ void bring_jobs(const PrepareParams& p, const PrepareMaps& maps, Prep
   for (;;) {
     const Job job = job_of(p, __shfl_sync(~0U, next, 0));
     if (job.kind == JobKind::none) break;
-    if (lane == 0) next = atomicAdd(tickets, 1);
     for (int first = job.first; first < job.end; first += kJobRows) {
+      // Not sooner: what a ticket stands for is late by as long as it is held.
+      if (lane == 0 && first + kJobRows >= job.end) next = atomicAdd(tickets, 1);
       s.empty[at.stage].wait(at.parity ^ 1);
       bring_rows(p, maps, s, at.stage, job, first, lane);
       bring_channels<kDim>(p, s.channel[at.stage], job.kind, job.head, lane);
