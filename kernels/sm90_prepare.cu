@@ -106,21 +106,13 @@ bool writes_q_codes(const DeviceProblem& problem, const PrepareOptions& options)
 }
 
 /// The fewer heads the better, since the first groups' codes are made here; but enough pieces of work that codes are
-/// there in time. With a mask the longest pieces come first in a group, and the last group must not be so small that
-/// all others wait for these: so one large group is ahead, and the last should be a whole one. Two small ones with
-/// smooth Q at 128 columns and long pieces, which are taken before their turn.
+/// there in time. With a mask the longest pieces come first in a group, so one large group is ahead.
 Groups groups_of(const PrepareParams& p, int dim) {
-  const bool early = p.options.smooth_q && dim == 128 && p.k_tiles > 32;
-  const int ahead = p.is_causal != 0 && !early ? 1 : 2;
+  const int ahead = p.is_causal != 0 ? 1 : 2;
   const int pieces = ahead == 1 ? 4 * 132 : 3 * 132 / 2;  // four rounds of 132 multiprocessors, or one and a half
   const int rows = (dim == 64 ? 4 : 3) * kTileRows;
   const int limit = std::clamp(pieces / (p.group * ((p.q_len + rows - 1) / rows)), 1, p.kv_count);
-  const auto last = [&](int heads) { return static_cast<double>((p.kv_count - 1) % heads + 1) / heads; };
-  int best = limit;
-  for (int heads = limit; heads >= (limit + 1) / 2; --heads) {
-    if (last(heads) > last(best)) best = heads;
-  }
-  return {ahead, p.group * best};
+  return {ahead, p.group * even_group(p.kv_count, limit)};
 }
 
 /// Heads whose codes of V are written here, by what Codes says: all of them where the attention kernel cannot, or has
@@ -131,8 +123,7 @@ int v_heads(const PrepareParams& p, int dim, CUtensorMap& rows) {
   if (p.options.v_codes == Codes::chosen) {
     const int sees = p.is_causal != 0 ? std::clamp(p.q_len / 2 + p.causal_shift, 0, p.kv_len) : p.kv_len;
     const int least = p.is_causal != 0 && !p.options.smooth_q ? 8 : 16;  // tiles that the middle query sees
-    const bool lone = p.is_causal != 0 && p.groups.ahead == 2 && p.groups.heads == p.group;
-    if (sees < least * kTileKeys || lone || p.kv_count < 4 * first || p.kv_len > 2 * p.group * p.q_len) {
+    if (sees < least * kTileKeys || p.kv_count < 4 * first || p.kv_len > 2 * p.group * p.q_len) {
       return p.kv_count;
     }
   }

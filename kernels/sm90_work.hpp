@@ -8,6 +8,18 @@
 /// How the Hopper kernel's work is cut into pieces, and in which order blocks take them.
 namespace sage2::cuda::sm90 {
 
+/// Heads that are worked on together: at most `limit`, and no fewer than half of it, such that the last group of `all`
+/// heads is as whole as can be. With a mask a group's longest pieces come first, and a small last group would make all
+/// multiprocessors wait for its own (measured: 2% of the kernel with 3 of 23 heads).
+[[nodiscard]] inline int even_group(int all, int limit) {
+  const auto last = [&](int heads) { return static_cast<double>((all - 1) % heads + 1) / heads; };
+  int best = limit;
+  for (int heads = limit; heads >= (limit + 1) / 2; --heads) {
+    if (last(heads) > last(best)) best = heads;
+  }
+  return best;
+}
+
 /// One piece of work: query rows of one head, 64 for each warpgroup that takes part.
 struct Work {
   int head;   ///< over batch and heads

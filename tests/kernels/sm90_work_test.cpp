@@ -133,6 +133,23 @@ TEST(Sm90Work, LongestFirst) {
   }
 }
 
+TEST(Sm90Work, LastGroupIsWhole) {
+  EXPECT_EQ(even_group(256, 23), 16);  // not 23, which would leave 3
+  EXPECT_EQ(even_group(128, 11), 8);
+  EXPECT_EQ(even_group(5, 3), 3);   // 2 of 3 are more than 1 of 2
+  for (int all = 1; all <= 300; ++all) {
+    for (int limit = 1; limit <= all; ++limit) {
+      const int heads = even_group(all, limit);
+      ASSERT_LE(heads, limit);
+      ASSERT_GE(2 * heads, limit);
+      const double last = static_cast<double>((all - 1) % heads + 1) / heads;
+      for (int other = (limit + 1) / 2; other <= limit; ++other) {
+        ASSERT_GE(last, static_cast<double>((all - 1) % other + 1) / other) << all << " heads, at most " << limit;
+      }
+    }
+  }
+}
+
 /// Codes of V: every unit of every head that the preparation leaves is made once, beside a piece of work that is taken
 /// before any piece that needs the head.
 void expect_values(const Shape& s, int shared_by, int warpgroups, int groups_ahead) {
