@@ -36,7 +36,6 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
         if constexpr (kSmoothQ) {
           const DeltaRange range = delta_range<kDim>(p, tile);
           begin_means<kDim, T>(ring, tile, range);
-          put_mean(ring);
           quantize_rows<kDim, T, false, true>(ring, tile, true);
           delta_scores<kDim, T>(ring, tile, range);
         } else {
@@ -161,9 +160,12 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.q_job_rows = p.q_codes ? kJobRows : mean_blocks(dim) * kMeanRows;
   p.q_jobs = p.q_codes || options.smooth_q ? (p.q_len + p.q_job_rows - 1) / p.q_job_rows : 0;
   const JobCounts jobs = job_counts(p);
-  // The second look comes when the first is surely over, and no later: then L2 still has the rows.
-  const int surely_over = dim == 64 ? 1800 : (options.smooth_q ? 1050 : 850);
-  p.lag = std::min(p.kv_count, 1 + surely_over / (jobs.early() + jobs.late()));
+  // The second look comes when the first is surely over, and no later: then L2 still has the rows. Queries come when
+  // K's mean will be there by their end. Jobs, measured.
+  const int surely_over = dim == 64 ? 1800 : (dim == 256 && !options.smooth_q ? 850 : 1000);
+  const int over_soon = dim == 64 ? 900 : 700;
+  p.q_lag = options.smooth_q ? std::min(p.kv_count, 1 + over_soon / jobs.all()) : 0;
+  p.lag = std::min(p.kv_count, p.q_lag + 1 + surely_over / jobs.all());
   p.sm_scale = problem.sm_scale;
   p.delta_scale = static_cast<float>(static_cast<double>(problem.sm_scale) * std::numbers::log2e);
   p.dtype = problem.q.dtype;

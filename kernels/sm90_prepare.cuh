@@ -33,7 +33,7 @@ struct PrepareParams {
   int q_groups;                            ///< of kMeanGroup blocks of a query head
   int statistics_rows;
   int q_jobs, q_job_rows;       ///< of a query head
-  int lag;                      ///< heads between the first and the second look at K and V
+  int lag, q_lag;               ///< heads between the first look at K and V and the second, or the look at Q
   Groups groups;                ///< of heads, where the attention kernel makes codes of V
   int v_heads;                  ///< heads whose codes of V are written: all, or those of the first groups
   float sm_scale, delta_scale;  ///< the latter for base 2
@@ -87,6 +87,9 @@ constexpr int mean_blocks(int dim) {
 }
 
 enum class JobKind : int { k_statistics, v_statistics, q_codes, q_means, k_codes, v_codes, none };
+__device__ __forceinline__ bool is_query(JobKind kind) {
+  return kind == JobKind::q_codes || kind == JobKind::q_means;
+}
 
 /// What lies in a stage: rows first .. first + count - 1 of a head (of Q's heads or of K's).
 struct Tile {
@@ -95,15 +98,19 @@ struct Tile {
   int copied;  ///< zero: the copy engine cannot read the tensor, and the workers load the rows themselves
 };
 
-/// Mean of a channel; of V also its scale, and the scale's inverse, or 0 where it must be divided by.
+/// Mean of a channel (for queries, K's); of V also its scale, and the scale's inverse, or 0 where it must be divided
+/// by.
 struct Channel {
   float mean, scale, inverse;
 };
 
 /// Means of 16 blocks of queries as the tensor cores take them, [high, low half][kDim / 16][lane][eight 16-bit
-/// numbers].
-constexpr int mean_group_bytes(int dim) {
+/// numbers], and behind them 16 floats, their products with K's mean.
+constexpr int mean_shift_offset(int dim) {
   return 2 * kMeanGroup * dim * 2;
+}
+constexpr int mean_group_bytes(int dim) {
+  return mean_shift_offset(dim) + kMeanGroup * static_cast<int>(sizeof(float));
 }
 
 template <int kDim>
@@ -130,7 +137,7 @@ struct PrepareShared {
   float mean[kStages][kDim];
   float row_max[kStages][kJobRows];
   Scale row_scale[kStages][kJobRows];
-  uint2 k_mean[2][kDim / 16][4];  ///< of this tile of K and the one before: an operand B's first column
+  float shift[kMeanBlocks][kDim / 32];  ///< a warp's part of the means' products with K's mean
   Barrier full[kStages], empty[kStages];
   Barrier means_full[kSlots], means_empty[kSlots];
   int last;

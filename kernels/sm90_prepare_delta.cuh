@@ -67,23 +67,10 @@ __device__ __forceinline__ void begin_means(Ring<kDim, T>& ring, const Tile& til
   for (int i = 0; i < count; ++i) bring_means<kDim, T>(ring, tile.head, range, i);
 }
 
-/// K's mean as one more key for the tensor cores: it is stored in the tensors' own format. Called before a barrier of
-/// the job; two places, since others may still be at the tile before.
-template <int kDim, class T>
-__device__ __forceinline__ void put_mean(Ring<kDim, T>& ring) {
-  if (threadIdx.x >= kDim / 4) return;
-  const int first = static_cast<int>(threadIdx.x) / 4 * 16 + static_cast<int>(threadIdx.x) % 4 * 2;
-  const auto pair = [&](int c) {
-    const T two[2] = {static_cast<T>(ring.channels()[c].mean), static_cast<T>(ring.channels()[c + 1].mean)};
-    return *reinterpret_cast<const unsigned*>(two);
-  };
-  ring.k_mean()[threadIdx.x / 4][threadIdx.x % 4] = {pair(first), pair(first + 8)};
-}
-
 /// dS of one key tile for every block of every query head of the group. K is taken as captured: its 16-bit values are
-/// exact operands. K' differs by its mean, which shifts a block's whole row of dS by a constant, and that is subtracted
-/// so that dS stays as small as the variant means it (the softmax would cancel it): the mean is one more key. Warps
-/// wait for copies only, and not for each other.
+/// exact operands. K' differs by its mean, which shifts a block's whole row of dS by a constant (begin_shift), and that
+/// is subtracted so that dS stays as small as the variant means it (the softmax would cancel it). Warps wait for copies
+/// only, and not for each other.
 template <int kDim, class T>
 __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaRange& range) {
   using S = PrepareShared<kDim>;
@@ -104,7 +91,6 @@ __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaR
     }
   }
   ring.release();
-  const uint2(*const k_mean)[4] = ring.k_mean();
   const int keys = p.k_tiles * kTileKeys;
   float* const out = part<float>(p, p.at.delta_s) + static_cast<std::int64_t>(tile.head) * p.group * p.q_blocks * keys +
                      tile.first + key + 4 * t;
@@ -121,12 +107,10 @@ __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaR
     const auto compute = [&]<int kCount>() {
       const std::uint8_t* const means = s.q_means[slot];
       float d[kCount][2][4] = {};
-      float shift[kCount][4] = {};  // in lanes with t = 0
 #pragma unroll
       for (int level = 1; level >= 0; --level) {  // the low halves first
 #pragma unroll
         for (int k = 0; k < kDim / 16; ++k) {
-          const uint2 mean = g == 0 ? k_mean[k][t] : uint2{0, 0};
 #pragma unroll
           for (int m = 0; m < kCount; ++m) {
             const uint4 raw = *reinterpret_cast<const uint4*>(means + m * mean_group_bytes(kDim) +
@@ -134,21 +118,27 @@ __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaR
             const std::uint32_t a[4] = {raw.x, raw.y, raw.z, raw.w};
             mma_16bit<T>(d[m][0], a, b[k][0], b[k][1]);
             mma_16bit<T>(d[m][1], a, b[k][2], b[k][3]);
-            mma_16bit<T>(shift[m], a, mean.x, mean.y);
           }
         }
+      }
+      float shift[kCount][2];
+#pragma unroll
+      for (int m = 0; m < kCount; ++m) {
+        const auto* const of_group =
+            reinterpret_cast<const float*>(means + m * mean_group_bytes(kDim) + mean_shift_offset(kDim));
+        shift[m][0] = of_group[g];
+        shift[m][1] = of_group[g + 8];
       }
       s.means_empty[slot].arrive();
       float* const to = out + static_cast<std::int64_t>(chunk.head * p.q_blocks + chunk.group * kMeanGroup) * keys;
 #pragma unroll
       for (int m = 0; m < kCount; ++m) {
-        const float of_mean[2] = {__shfl_sync(~0U, shift[m][0], lane & ~3), __shfl_sync(~0U, shift[m][2], lane & ~3)};
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           const int row = m * kMeanGroup + g + 8 * r;
           const int block = chunk.group * kMeanGroup + row;
           if (block < range.least || block >= p.q_blocks) continue;
-          const auto value = [&](int n, int e) { return (d[m][n][2 * r + e] - of_mean[r]) * p.delta_scale; };
+          const auto value = [&](int n, int e) { return (d[m][n][2 * r + e] - shift[m][r]) * p.delta_scale; };
           // Streaming: these are as many bytes as Q at 8k tokens, and this kernel does not read them.
           __stcs(reinterpret_cast<float4*>(to + static_cast<std::int64_t>(row) * keys),
                  float4{value(0, 0), value(0, 1), value(1, 0), value(1, 1)});
@@ -161,7 +151,7 @@ __device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaR
       compute.template operator()<1>();
     }
   }
-  ring.end_delta(chunks);
+  ring.means_taken += static_cast<unsigned>(chunks);
 }
 
 }  // namespace sage2::cuda::sm90

@@ -6,13 +6,14 @@
 /// The order of the jobs, and the ring that brings their rows.
 namespace sage2::cuda::sm90 {
 
-/// Jobs of one head: first the statistics of K and V and, where something of them is wanted, all of its queries, `lag`
-/// heads later the codes of K and V, while these are still in L2. Where the attention kernel makes the other heads'
-/// codes of V, those of the first heads come last.
+/// Jobs of one head: first the statistics of K and V; `q_lag` heads later, where something of them is wanted, all of
+/// its queries; and `lag` heads later the codes of K and V, while these are still in L2. Where the attention kernel
+/// makes the other heads' codes of V, those of the first heads come last.
 struct JobCounts {
   int k_statistics, v_statistics, queries, tiles, v_tiles;
-  __host__ __device__ int early() const { return k_statistics + v_statistics + queries; }
+  __host__ __device__ int early() const { return k_statistics + v_statistics; }
   __host__ __device__ int late() const { return tiles + v_tiles; }
+  __host__ __device__ int all() const { return early() + queries + late(); }
 };
 
 __host__ __device__ inline JobCounts job_counts(const PrepareParams& p) {
@@ -21,7 +22,7 @@ __host__ __device__ inline JobCounts job_counts(const PrepareParams& p) {
 }
 __host__ __device__ inline std::int64_t all_jobs(const PrepareParams& p) {
   const JobCounts jobs = job_counts(p);
-  const std::int64_t in_turn = static_cast<std::int64_t>(p.kv_count) * (jobs.early() + jobs.late());
+  const std::int64_t in_turn = static_cast<std::int64_t>(p.kv_count) * jobs.all();
   return in_turn + (jobs.v_tiles == 0 ? p.v_heads * jobs.tiles : 0);
 }
 
@@ -36,43 +37,40 @@ __device__ __forceinline__ Job job_of(const PrepareParams& p, int index) {
   const auto rows = [&](JobKind kind, int from, int number, int each, int length) {
     return Job{kind, from, number * each, min((number + 1) * each, length)};
   };
-  const int early = jobs.early();
-  const int late = jobs.late();
-  const int lead = p.lag * early;
-  const int both = (p.kv_count - p.lag) * (early + late);
-  int head, job;
-  if (index < lead) {
-    head = index / early;
-    job = index - head * early;
-  } else if (index - lead < both) {
-    index -= lead;
-    head = index / (early + late);
-    job = index - head * (early + late);
-    if (job < early) head += p.lag;
-  } else {
-    index -= lead + both;
-    const int further = index / late;
-    head = p.kv_count - p.lag + further;
-    job = early + index - further * late;
-    if (head >= p.kv_count) {
-      index -= p.lag * late;
-      head = index / jobs.tiles;
-      if (jobs.v_tiles > 0 || head >= p.v_heads) return {JobKind::none, 0, 0, 0};
-      return rows(JobKind::v_codes, head, index - head * jobs.tiles, kJobRows, p.kv_len);
+  // Turn t has statistics of head t, queries of head t - q_lag and codes of head t - lag, as far as there are such
+  // heads: so it has more or fewer jobs from these turns on.
+  const int ends[] = {p.q_lag, p.lag, p.kv_count, p.kv_count + p.q_lag, p.kv_count + p.lag};
+  int turn = 0;
+#pragma unroll
+  for (int phase = 0; phase < 5; ++phase) {
+    const int early = phase < 3 ? jobs.early() : 0;
+    const int queries = phase > 0 && phase < 4 ? jobs.queries : 0;
+    const int each = early + queries + (phase > 1 ? jobs.late() : 0);
+    const int all = (ends[phase] - turn) * each;
+    if (index >= all) {
+      index -= all;
+      turn = ends[phase];
+      continue;
     }
+    turn += index / each;
+    int job = index % each;
+    if (job < early) {
+      if (job < jobs.k_statistics) return rows(JobKind::k_statistics, turn, job, p.statistics_rows, p.kv_len);
+      return rows(JobKind::v_statistics, turn, job - jobs.k_statistics, p.statistics_rows, p.kv_len);
+    }
+    job -= early;
+    if (job < queries) {
+      const int inside = job / p.q_jobs;
+      const JobKind kind = p.q_codes ? JobKind::q_codes : JobKind::q_means;
+      return rows(kind, (turn - p.q_lag) * p.group + inside, job - inside * p.q_jobs, p.q_job_rows, p.q_len);
+    }
+    job -= queries;
+    if (job < jobs.tiles) return rows(JobKind::k_codes, turn - p.lag, job, kJobRows, p.kv_len);
+    return rows(JobKind::v_codes, turn - p.lag, job - jobs.tiles, kJobRows, p.kv_len);
   }
-  if (job < jobs.k_statistics) return rows(JobKind::k_statistics, head, job, p.statistics_rows, p.kv_len);
-  job -= jobs.k_statistics;
-  if (job < jobs.v_statistics) return rows(JobKind::v_statistics, head, job, p.statistics_rows, p.kv_len);
-  job -= jobs.v_statistics;
-  if (job < jobs.queries) {
-    const int inside = job / p.q_jobs;
-    const JobKind kind = p.q_codes ? JobKind::q_codes : JobKind::q_means;
-    return rows(kind, head * p.group + inside, job - inside * p.q_jobs, p.q_job_rows, p.q_len);
-  }
-  job -= jobs.queries;
-  if (job < jobs.tiles) return rows(JobKind::k_codes, head, job, kJobRows, p.kv_len);
-  return rows(JobKind::v_codes, head, job - jobs.tiles, kJobRows, p.kv_len);
+  const int head = index / jobs.tiles;
+  if (jobs.v_tiles > 0 || head >= p.v_heads) return {JobKind::none, 0, 0, 0};
+  return rows(JobKind::v_codes, head, index - head * jobs.tiles, kJobRows, p.kv_len);
 }
 
 /// What a tile needs beside its rows: waits for it and leaves it in the stage. The whole warp.
@@ -89,13 +87,14 @@ __device__ __forceinline__ void bring_channels(const PrepareParams& p, Channel* 
       const float scale = value(p.at.v_scale, c);
       to[c] = {mean, scale, scale > 0x1p-80F && scale < 0x1p80F ? inverse_of(scale) : 0.0F};
     }
-  } else if (kind == JobKind::k_codes) {
+  } else if (kind == JobKind::k_codes || (is_query(kind) && p.options.smooth_q)) {
+    if (kind != JobKind::k_codes) head /= p.group;
     if (p.options.smooth_k) {
       if (lane == 0) await(progress.k_ready + head, 1);
       __syncwarp();
     }
     for (int c = lane; c < kDim; c += 32) to[c].mean = p.options.smooth_k ? value(p.at.k_mean, c) : 0.0F;
-    if (p.options.smooth_q && lane == 0) {
+    if (kind == JobKind::k_codes && p.options.smooth_q && lane == 0) {
       await(progress.q_blocks + head, p.group * p.q_blocks);
     }
   }
@@ -107,9 +106,12 @@ __device__ __forceinline__ void bring_rows(const PrepareParams& p, const Prepare
                                            int stage, const Job& job, int first, int lane) {
   Barrier& full = s.full[stage];
   if (lane > 0) return full.arrive();
-  // K and V are looked at twice.
-  const std::uint64_t policy = cache_policy(job.kind != JobKind::k_statistics && job.kind != JobKind::v_statistics);
-  const bool is_q = job.kind == JobKind::q_codes || job.kind == JobKind::q_means;
+  // K is looked at twice, and so is V where all of its codes are made here. With smooth Q, what is not kept is best not
+  // hurried out (measured).
+  const bool again =
+      job.kind == JobKind::k_statistics || (job.kind == JobKind::v_statistics && p.v_heads == p.kv_count);
+  const std::uint64_t policy = cache_policy(!again && !p.options.smooth_q);
+  const bool is_q = is_query(job.kind);
   const bool is_v = job.kind == JobKind::v_statistics || job.kind == JobKind::v_codes;
   const bool wide = is_q ? p.wide_q : (is_v ? p.wide_v : p.wide_k);
   s.tile[stage] = {job.kind, job.head, first, min(kJobRows, job.end - first), wide ? 1 : 0};
@@ -134,11 +136,13 @@ __device__ void bring_jobs(const PrepareParams& p, const PrepareMaps& maps, Prep
     const Job job = job_of(p, __shfl_sync(~0U, next, 0));
     if (job.kind == JobKind::none) break;
     for (int first = job.first; first < job.end; first += kJobRows) {
+      const bool last = first + kJobRows >= job.end;
       // Not sooner: what a ticket stands for is late by as long as it is held.
-      if (lane == 0 && first + kJobRows >= job.end) next = atomicAdd(tickets, 1);
+      if (lane == 0 && last) next = atomicAdd(tickets, 1);
       s.empty[at.stage].wait(at.parity ^ 1);
       bring_rows(p, maps, s, at.stage, job, first, lane);
-      bring_channels<kDim>(p, s.channel[at.stage], job.kind, job.head, lane);
+      // Means of queries need K's at their end only.
+      if (last || job.kind != JobKind::q_means) bring_channels<kDim>(p, s.channel[at.stage], job.kind, job.head, lane);
       s.full[at.stage].arrive();
       at.advance();
     }
@@ -165,7 +169,7 @@ template <int kDim, class T>
 __device__ __noinline__ void load_rows_slowly(const PrepareParams& p, std::uint8_t* rows, const Tile& tile) {
   constexpr int kChunks = PrepareShared<kDim>::kChunks;
   const bool is_v = tile.kind == JobKind::v_statistics || tile.kind == JobKind::v_codes;
-  const bool is_q = tile.kind == JobKind::q_codes || tile.kind == JobKind::q_means;
+  const bool is_q = is_query(tile.kind);
   const TensorView& tensor = is_q ? p.q : (is_v ? p.v : p.k);
   const T* const head = head_of<T>(tensor, tile.head);
   for (int i = static_cast<int>(threadIdx.x); i < kJobRows * kChunks; i += kWorkers) {
@@ -196,8 +200,7 @@ struct Ring {
   const PrepareParams& p;
   Shared& s;
   RingCount<Shared::kStages> at = {};
-  /// Twice the means of queries brought so far, plus one where an odd number of K's tiles came.
-  unsigned delta_state = 0;
+  unsigned means_taken = 0;  ///< chunks of means of queries, of all tiles of K before
 
   /// Waits for the next tile. Rows beyond the last are zeros.
   __device__ __forceinline__ Tile take() {
@@ -208,12 +211,7 @@ struct Ring {
   }
   /// Where the means of chunk i of this tile's dS come.
   [[nodiscard]] __device__ __forceinline__ RingCount<Shared::kSlots> means(int i) const {
-    return {delta_state / 2 + static_cast<unsigned>(i)};
-  }
-  /// K's mean as an operand: consecutive tiles take turns.
-  [[nodiscard]] __device__ __forceinline__ auto& k_mean() const { return s.k_mean[delta_state % 2]; }
-  __device__ __forceinline__ void end_delta(int chunks) {
-    delta_state = (delta_state + 2 * static_cast<unsigned>(chunks)) ^ 1U;
+    return {means_taken + static_cast<unsigned>(i)};
   }
   [[nodiscard]] __device__ __forceinline__ std::uint8_t* rows() const { return s.raw[at.stage()]; }
   /// This thread's chunk of its first row; its other rows are kPassBytes apart.

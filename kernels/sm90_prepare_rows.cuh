@@ -90,6 +90,13 @@ __device__ __forceinline__ int mean_offset(int first, int channel) {
   return (channel / 16 * 32 + lane) * 16 + (row / 8 + channel / 8 % 2 * 2) * 4 + channel % 2 * 2;
 }
 
+/// Where a block's product with K's mean lies, behind its group's means.
+template <int kDim>
+__device__ __forceinline__ float& mean_shift(const PrepareParams& p, std::int64_t head, int first) {
+  auto* const shifts = reinterpret_cast<float*>(mean_group<kDim>(p, head, first) + mean_shift_offset(kDim));
+  return shifts[first / kMeanRows % kMeanGroup];
+}
+
 /// This thread's sums of eight channels over its rows of a stage.
 template <int kDim, class T>
 __device__ __forceinline__ void sum_rows(const Ring<kDim, T>& ring, double (&sum)[8]) {
@@ -103,22 +110,43 @@ __device__ __forceinline__ void sum_rows(const Ring<kDim, T>& ring, double (&sum
   }
 }
 
-/// Stores the mean of a block's channel: as it is, and in two 16-bit halves for the tensor cores that compute dS.
+/// Stores the mean of a block's channel: as it is, and in two 16-bit halves for the tensor cores that compute dS; these
+/// add up to what is returned.
 template <int kDim, class T>
-__device__ __forceinline__ void store_mean(const PrepareParams& p, std::int64_t head, int first, int channel, float m) {
+__device__ __forceinline__ float store_mean(const PrepareParams& p, std::int64_t head, int first, int channel,
+                                            float m) {
   const std::int64_t block = head * p.q_blocks + first / kMeanRows;
   part<float>(p, p.at.q_block_mean)[block * kDim + channel] = m;
   const float high = round_like<T>(m);
   std::uint8_t* const to = mean_group<kDim>(p, head, first) + mean_offset(first, channel);
   *reinterpret_cast<T*>(to) = static_cast<T>(high);
-  *reinterpret_cast<T*>(to + kMeanGroup * kDim * 2) = static_cast<T>(m - high);
+  const float low = round_like<T>(m - high);
+  *reinterpret_cast<T*>(to + kMeanGroup * kDim * 2) = static_cast<T>(low);
   // A group is copied whole, so what lies behind the last block must be something.
   for (int beyond = first + kMeanRows; beyond % (kMeanRows * kMeanGroup) != 0 && beyond >= p.q_len;
        beyond += kMeanRows) {
     std::uint8_t* const zero = mean_group<kDim>(p, head, first) + mean_offset(beyond, channel);
     *reinterpret_cast<T*>(zero) = T(0.0F);
     *reinterpret_cast<T*>(zero + kMeanGroup * kDim * 2) = T(0.0F);
+    if (channel == 0) mean_shift<kDim>(p, head, beyond) = 0;
   }
+  return high + low;
+}
+
+/// The product of a block's mean and K's, by which dS of K differs from that of K' in all keys alike: first every
+/// warp's 32 channels, and behind a barrier all of them.
+template <int kDim>
+__device__ __forceinline__ void begin_shift(PrepareShared<kDim>& s, int block, int channel, float product) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) product += __shfl_xor_sync(~0U, product, step);
+  if (channel % 32 == 0) s.shift[block][channel / 32] = product;
+}
+template <int kDim>
+__device__ __forceinline__ float end_shift(const PrepareShared<kDim>& s, int block) {
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kDim / 32; ++i) sum += s.shift[block][i];
+  return sum;
 }
 
 /// Means of up to kMeanBlocks blocks of queries, where codes of Q are not wanted.
@@ -132,9 +160,11 @@ __device__ void q_means(Ring<kDim, T>& ring, Tile tile) {
   const int end = min(start + S::kMeanBlocks * kMeanRows, p.q_len);
   const int blocks = (end - start + kMeanRows - 1) / kMeanRows;
   workers_sync();  // the sums before these have been read
+  float k_mean = 0;
   for (int block = 0;; ++block) {
     double sum[8] = {};
     sum_rows(ring, sum);
+    if (block == blocks - 1) k_mean = ring.channels()[threadIdx.x % kDim].mean;
     ring.release();
     add_up_warp<kDim>(sum);
     if (threadIdx.x % 32 < S::kChunks) {
@@ -152,9 +182,15 @@ __device__ void q_means(Ring<kDim, T>& ring, Tile tile) {
 #pragma unroll
     for (int warp = 0; warp < kWorkers / 32; ++warp) total += ring.s.block_sums[block][warp][i % kDim];
     const int count = min(kMeanRows, end - first);
-    store_mean<kDim, T>(p, head, first, i % kDim, static_cast<float>(total / static_cast<double>(count)));
+    const float mean =
+        store_mean<kDim, T>(p, head, first, i % kDim, static_cast<float>(total / static_cast<double>(count)));
+    begin_shift(ring.s, block, i % kDim, mean * k_mean);
   }
   workers_sync();
+  if (threadIdx.x >= 32) return;
+  const int mine = static_cast<int>(threadIdx.x);
+  if (mine < blocks) mean_shift<kDim>(p, head, start + mine * kMeanRows) = end_shift(ring.s, mine);
+  __syncwarp();
   if (threadIdx.x == 0) count_in_order(progress_of(p).q_blocks + head / p.group, blocks);
 }
 
@@ -185,9 +221,11 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
       if (threadIdx.x < kDim) {
         const float m = static_cast<float>(total / static_cast<double>(count));
         s.mean[ring.at.stage()][threadIdx.x] = m;
-        store_mean<kDim, T>(p, head, first, threadIdx.x, m);
+        const float mean = store_mean<kDim, T>(p, head, first, threadIdx.x, m);
+        begin_shift(s, 0, threadIdx.x, mean * ring.channels()[threadIdx.x].mean);
       }
       workers_sync();
+      if (threadIdx.x == 0) mean_shift<kDim>(p, head, first) = end_shift(s, 0);
 #pragma unroll
       for (int i = 0; i < 8; ++i) subtract[i] = s.mean[ring.at.stage()][chunk * 8 + i];
     } else {

@@ -136,7 +136,7 @@ TEST(Sm90Work, LongestFirst) {
 TEST(Sm90Work, LastGroupIsWhole) {
   EXPECT_EQ(even_group(256, 23), 16);  // not 23, which would leave 3
   EXPECT_EQ(even_group(128, 11), 8);
-  EXPECT_EQ(even_group(5, 3), 3);   // 2 of 3 are more than 1 of 2
+  EXPECT_EQ(even_group(5, 3), 3);  // 2 of 3 are more than 1 of 2
   for (int all = 1; all <= 300; ++all) {
     for (int limit = 1; limit <= all; ++limit) {
       const int heads = even_group(all, limit);
