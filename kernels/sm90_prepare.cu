@@ -150,22 +150,12 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.q_blocks = (p.q_len + kMeanRows - 1) / kMeanRows;
   p.q_groups = (p.q_blocks + kMeanGroup - 1) / kMeanGroup;
   const int dim = padded_head_dim(p.head_dim);
-  p.statistics_rows = statistics_rows(dim, options.smooth_q);
-  p.chunks = (p.kv_len + p.statistics_rows - 1) / p.statistics_rows;
   p.q_codes = writes_q_codes(problem, options);
   p.is_causal = problem.is_causal ? 1 : 0;
   p.causal_shift = static_cast<int>(problem.causal_shift());
   p.groups = groups_of(p, dim);
   p.v_heads = v_rows != nullptr ? v_heads(p, dim, *v_rows) : p.kv_count;
-  p.q_job_rows = p.q_codes ? kJobRows : mean_blocks(dim) * kMeanRows;
-  p.q_jobs = p.q_codes || options.smooth_q ? (p.q_len + p.q_job_rows - 1) / p.q_job_rows : 0;
-  const JobCounts jobs = job_counts(p);
-  // The second look comes when the first is surely over, and no later: then L2 still has the rows. Queries come when
-  // K's mean will be there by their end. Jobs, measured.
-  const int surely_over = dim == 64 ? 1800 : (dim == 256 && !options.smooth_q ? 850 : 1000);
-  const int over_soon = dim == 64 ? 900 : 700;
-  p.q_lag = options.smooth_q ? std::min(p.kv_count, 1 + over_soon / jobs.all()) : 0;
-  p.lag = std::min(p.kv_count, p.q_lag + 1 + surely_over / jobs.all());
+  plan_jobs(p, dim);
   p.sm_scale = problem.sm_scale;
   p.delta_scale = static_cast<float>(static_cast<double>(problem.sm_scale) * std::numbers::log2e);
   p.dtype = problem.q.dtype;

@@ -5,7 +5,7 @@
 #include "kernels/load.cuh"
 #include "kernels/sm90_async.cuh"
 #include "kernels/sm90_codes.cuh"
-#include "kernels/sm90_prepare.hpp"
+#include "kernels/sm90_jobs.hpp"
 
 /// What the jobs of the preparation share. Blocks stay on their multiprocessor. One warp takes jobs from a counter and
 /// brings their rows into a ring of stages by the copy engine; eight warps work on what is there. 16-byte chunks of a
@@ -14,35 +14,6 @@ namespace sage2::cuda::sm90 {
 
 inline constexpr int kWorkers = 256;  ///< threads that work; 32 more bring the rows
 inline constexpr int kPrepareThreads = kWorkers + 32;
-inline constexpr int kJobRows = 128;   ///< rows of a stage, and of Q, K or V that a quantising job takes
-inline constexpr int kMeanGroup = 16;  ///< blocks of queries whose means lie together
-
-/// Where the attention kernel makes codes of V: groups of heads whose codes are made ahead, and the query heads of one.
-struct Groups {
-  int ahead, heads;
-};
-
-struct PrepareParams {
-  TensorView q, k, v;
-  PrepareOptions options;
-  Workspace at;
-  std::uint8_t* base;
-  int q_count, kv_count, group;  ///< group: query heads that share a key/value head
-  int q_len, kv_len, head_dim;
-  int q_tiles, k_tiles, q_blocks, chunks;  ///< chunks: statistics jobs of a head
-  int q_groups;                            ///< of kMeanGroup blocks of a query head
-  int statistics_rows;
-  int q_jobs, q_job_rows;       ///< of a query head
-  int lag, q_lag;               ///< heads between the first look at K and V and the second, or the look at Q
-  Groups groups;                ///< of heads, where the attention kernel makes codes of V
-  int v_heads;                  ///< heads whose codes of V are written: all, or those of the first groups
-  float sm_scale, delta_scale;  ///< the latter for base 2
-  int is_causal, causal_shift;
-  bool q_codes;  ///< are written
-  DType dtype;
-  float top;                    ///< largest code of Q and K
-  bool wide_q, wide_k, wide_v;  ///< the copy engine can read the tensor
-};
 /// The tensors as the copy engine sees them, where it can.
 struct PrepareMaps {
   CUtensorMap q, k, v;
@@ -75,20 +46,6 @@ __device__ __forceinline__ Progress progress_of(const PrepareParams& p) {
 template <class T>
 __device__ __forceinline__ T* part(const PrepareParams& p, std::size_t offset) {
   return reinterpret_cast<T*>(p.base + offset);
-}
-
-/// Rows of a job that gathers means and maxima of K or V.
-constexpr int statistics_rows(int dim, bool smooth_q) {
-  return dim == 64 && smooth_q ? 1024 : 512;
-}
-/// Blocks of queries whose means one job takes.
-constexpr int mean_blocks(int dim) {
-  return dim == 64 ? 8 : (dim == 128 ? 4 : 2);
-}
-
-enum class JobKind : int { k_statistics, v_statistics, q_codes, q_means, k_codes, v_codes, none };
-__device__ __forceinline__ bool is_query(JobKind kind) {
-  return kind == JobKind::q_codes || kind == JobKind::q_means;
 }
 
 /// What lies in a stage: rows first .. first + count - 1 of a head (of Q's heads or of K's).

@@ -3,75 +3,8 @@
 #include "kernels/sm90_prepare.cuh"
 #include "kernels/sm90_tensor_map.hpp"
 
-/// The order of the jobs, and the ring that brings their rows.
+/// The ring that brings the jobs' rows.
 namespace sage2::cuda::sm90 {
-
-/// Jobs of one head: first the statistics of K and V; `q_lag` heads later, where something of them is wanted, all of
-/// its queries; and `lag` heads later the codes of K and V, while these are still in L2. Where the attention kernel
-/// makes the other heads' codes of V, those of the first heads come last.
-struct JobCounts {
-  int k_statistics, v_statistics, queries, tiles, v_tiles;
-  __host__ __device__ int early() const { return k_statistics + v_statistics; }
-  __host__ __device__ int late() const { return tiles + v_tiles; }
-  __host__ __device__ int all() const { return early() + queries + late(); }
-};
-
-__host__ __device__ inline JobCounts job_counts(const PrepareParams& p) {
-  return {p.options.smooth_k ? p.chunks : 0, p.chunks, p.group * p.q_jobs, p.k_tiles,
-          p.v_heads == p.kv_count ? p.k_tiles : 0};
-}
-__host__ __device__ inline std::int64_t all_jobs(const PrepareParams& p) {
-  const JobCounts jobs = job_counts(p);
-  const std::int64_t in_turn = static_cast<std::int64_t>(p.kv_count) * jobs.all();
-  return in_turn + (jobs.v_tiles == 0 ? p.v_heads * jobs.tiles : 0);
-}
-
-/// Rows first .. end - 1 of a head.
-struct Job {
-  JobKind kind;
-  int head, first, end;
-};
-
-__device__ __forceinline__ Job job_of(const PrepareParams& p, int index) {
-  const JobCounts jobs = job_counts(p);
-  const auto rows = [&](JobKind kind, int from, int number, int each, int length) {
-    return Job{kind, from, number * each, min((number + 1) * each, length)};
-  };
-  // Turn t has statistics of head t, queries of head t - q_lag and codes of head t - lag, as far as there are such
-  // heads: so it has more or fewer jobs from these turns on.
-  const int ends[] = {p.q_lag, p.lag, p.kv_count, p.kv_count + p.q_lag, p.kv_count + p.lag};
-  int turn = 0;
-#pragma unroll
-  for (int phase = 0; phase < 5; ++phase) {
-    const int early = phase < 3 ? jobs.early() : 0;
-    const int queries = phase > 0 && phase < 4 ? jobs.queries : 0;
-    const int each = early + queries + (phase > 1 ? jobs.late() : 0);
-    const int all = (ends[phase] - turn) * each;
-    if (index >= all) {
-      index -= all;
-      turn = ends[phase];
-      continue;
-    }
-    turn += index / each;
-    int job = index % each;
-    if (job < early) {
-      if (job < jobs.k_statistics) return rows(JobKind::k_statistics, turn, job, p.statistics_rows, p.kv_len);
-      return rows(JobKind::v_statistics, turn, job - jobs.k_statistics, p.statistics_rows, p.kv_len);
-    }
-    job -= early;
-    if (job < queries) {
-      const int inside = job / p.q_jobs;
-      const JobKind kind = p.q_codes ? JobKind::q_codes : JobKind::q_means;
-      return rows(kind, (turn - p.q_lag) * p.group + inside, job - inside * p.q_jobs, p.q_job_rows, p.q_len);
-    }
-    job -= queries;
-    if (job < jobs.tiles) return rows(JobKind::k_codes, turn - p.lag, job, kJobRows, p.kv_len);
-    return rows(JobKind::v_codes, turn - p.lag, job - jobs.tiles, kJobRows, p.kv_len);
-  }
-  const int head = index / jobs.tiles;
-  if (jobs.v_tiles > 0 || head >= p.v_heads) return {JobKind::none, 0, 0, 0};
-  return rows(JobKind::v_codes, head, index - head * jobs.tiles, kJobRows, p.kv_len);
-}
 
 /// What a tile needs beside its rows: waits for it and leaves it in the stage. The whole warp.
 template <int kDim>
