@@ -43,7 +43,7 @@ void set_shape(AttentionParams& a, const DeviceProblem& problem) {
   a.o_stride_token = a.head_dim;
   a.o_stride_head = static_cast<std::int64_t>(a.q_len) * a.head_dim;
   a.o_stride_batch = a.o_stride_head * a.q_heads;
-  // Half of L2 for K and V of the heads that are worked on together.
+  // At most half of L2 for K and V of the heads that are worked on together.
   const double kv_bytes = 2.0 * a.k_tiles * kTileKeys * padded_head_dim(a.head_dim) * a.kv_heads / a.q_heads;
   const int heads = a.batch * a.q_heads;
   a.heads_per_group = even_group(heads, std::clamp(static_cast<int>(25e6 / kv_bytes), 1, heads));

@@ -120,8 +120,8 @@ struct Job {
   return rows(JobKind::v_codes, head, index - head * jobs.tiles, kJobRows, p.kv_len);
 }
 
-/// Cuts a problem into jobs; `dim`: padded_head_dim. What comes before `statistics_rows` in PrepareParams, `q_codes`
-/// and `v_heads` must be there.
+/// Cuts a problem into jobs; `dim`: padded_head_dim. Counts, lengths, tiles and blocks, `options`, `q_codes` and
+/// `v_heads` must be there.
 inline void plan_jobs(PrepareParams& p, int dim) {
   p.statistics_rows = statistics_rows(dim, p.options.smooth_q);
   p.chunks = (p.kv_len + p.statistics_rows - 1) / p.statistics_rows;

@@ -26,7 +26,7 @@ struct Progress {
   int* v_chunks;
   int* k_ready;   ///< the mean is there
   int* v_ready;   ///< scales and mean are there
-  int* q_blocks;  ///< blocks of Q (all heads of the group) whose means are there
+  int* q_blocks;  ///< blocks of Q (all heads of the group) whose means, and their products with K's, are there
 };
 inline constexpr std::size_t kProgressHead = 64;  ///< bytes before the arrays
 inline std::size_t progress_bytes(std::int64_t kv_count) {

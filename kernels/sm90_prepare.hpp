@@ -21,8 +21,8 @@ enum class Codes : std::uint8_t {
 };
 
 /// What is prepared. Codes and scales have the bits of sage2::quantize, but a zero of V may have the other sign; dS is
-/// summed by tensor cores in FP32 from Q's means split into two 16-bit halves (relative error about 2^-16 for BF16,
-/// 2^-21 for FP16, of the unsmoothed sum).
+/// summed in FP32, by tensor cores but for K's mean, from Q's means split into two 16-bit halves (relative error about
+/// 2^-16 for BF16, 2^-21 for FP16, of the unsmoothed sum).
 struct PrepareOptions {
   Format qk = Format::int8;          ///< int8 or int4
   QkGran gran = QkGran::per_thread;  ///< per_block (64 query rows), per_warp (16) or per_thread

@@ -88,17 +88,16 @@ struct ValueWork {
 };
 
 /// How codes of V are shared out: while a group of heads_per_group query heads is worked on, those of a later group are
-/// made, so that they are there when they are needed. Of the group after the next beside all pieces, or beside the
-/// longer three quarters with a mask; of the next group, which is larger then, beside the longer pieces. `whole_rows`
-/// as for work_at, p.pieces as `cut` says.
+/// made, so that they are there when they are needed. Without a mask of the group after the next, beside all pieces;
+/// with one of the next group, which is larger then, beside the longer pieces. `whole_rows` as for work_at, p.pieces as
+/// `cut` says.
 [[nodiscard]] inline ValueShares shares(const AttentionParams& p, int whole_rows) {
   constexpr int kShort = 200;  // pieces, one and a half rounds of 132 multiprocessors
   const int rows = p.is_causal != 0 && p.pieces.whole == 0 ? p.pieces.rows : whole_rows;
   const int pieces = (p.q_len + rows - 1) / rows * p.heads_per_group;
-  const int longer = p.values.groups_ahead == 1 ? std::max(pieces - kShort, (pieces + 1) / 2) : (3 * pieces + 3) / 4;
   const int heads = p.heads_per_group / (p.q_heads / p.kv_heads);
   return {.pieces = pieces,
-          .taking_part = p.is_causal != 0 ? longer : pieces,
+          .taking_part = p.is_causal != 0 ? std::max(pieces - kShort, (pieces + 1) / 2) : pieces,
           .heads = heads,
           .first = p.values.groups_ahead * heads,
           .units = p.k_tiles * (kTileKeys / kUnitKeys),
