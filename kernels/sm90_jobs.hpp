@@ -12,11 +12,6 @@ namespace sage2::cuda::sm90 {
 inline constexpr int kJobRows = 128;   ///< rows of a stage, and of Q, K or V that a quantising job takes
 inline constexpr int kMeanGroup = 16;  ///< blocks of queries whose means lie together
 
-/// Where the attention kernel makes codes of V: groups of heads whose codes are made ahead, and the query heads of one.
-struct Groups {
-  int ahead, heads;
-};
-
 struct PrepareParams {
   TensorView q, k, v;
   PrepareOptions options;
@@ -29,7 +24,7 @@ struct PrepareParams {
   int statistics_rows;
   int q_jobs, q_job_rows;       ///< of a query head
   int lag, q_lag;               ///< heads between the first look at K and V and the second, or the look at Q
-  Groups groups;                ///< of heads, where the attention kernel makes codes of V
+  int group_heads;              ///< query heads of a group, where the attention kernel makes codes of V
   int v_heads;                  ///< heads whose codes of V are written: all, or those of the first groups
   float sm_scale, delta_scale;  ///< the latter for base 2
   int is_causal, causal_shift;
@@ -51,6 +46,9 @@ constexpr int mean_blocks(int dim) {
 enum class JobKind : int { k_statistics, v_statistics, q_codes, q_means, k_codes, v_codes, none };
 [[nodiscard]] SAGE2_HOST_DEVICE inline bool is_query(JobKind kind) {
   return kind == JobKind::q_codes || kind == JobKind::q_means;
+}
+[[nodiscard]] SAGE2_HOST_DEVICE inline bool is_value(JobKind kind) {
+  return kind == JobKind::v_statistics || kind == JobKind::v_codes;
 }
 
 /// Jobs of one head: first the statistics of K and V; `q_lag` heads later, where something of them is wanted, all of

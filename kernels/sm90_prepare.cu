@@ -104,20 +104,20 @@ bool writes_q_codes(const DeviceProblem& problem, const PrepareOptions& options)
   return options.smooth_q && dim == 128 && problem.k.tokens <= 8 * kTileKeys;
 }
 
-/// The fewer heads the better, since the first groups' codes are made here; but enough pieces of work that codes are
-/// there in time. With a mask the longest pieces come first in a group, so one large group is ahead.
-Groups groups_of(const PrepareParams& p, int dim) {
-  const int ahead = p.is_causal != 0 ? 1 : 2;
-  const int pieces = ahead == 1 ? 4 * 132 : 3 * 132 / 2;  // four rounds of 132 multiprocessors, or one and a half
+/// Query heads of a group whose codes of V the attention kernel makes: the fewer the better, since those of the first
+/// groups are made here; but enough pieces of work that codes are there in time.
+int group_heads(const PrepareParams& p, int dim) {
+  // Four rounds of 132 multiprocessors, or one and a half.
+  const int pieces = p.is_causal != 0 ? 4 * 132 : 3 * 132 / 2;
   const int rows = (dim == 64 ? 4 : 3) * kTileRows;
   const int limit = std::clamp(pieces / (p.group * ((p.q_len + rows - 1) / rows)), 1, p.kv_count);
-  return {ahead, p.group * even_group(p.kv_count, limit)};
+  return p.group * even_group(p.kv_count, limit);
 }
 
 /// Heads whose codes of V are written here, by what Codes says: all of them where the attention kernel cannot, or has
 /// too little work to hide them behind. If it can and has, `rows` becomes Values::rows.
 int v_heads(const PrepareParams& p, int dim, CUtensorMap& rows) {
-  const int first = std::min(p.kv_count, p.groups.ahead * p.groups.heads / p.group);
+  const int first = std::min(p.kv_count, groups_ahead(p.is_causal != 0) * p.group_heads / p.group);
   if (p.q_codes || !makes_values(dim, p.options.smooth_q) || p.options.v_codes == Codes::prepared) return p.kv_count;
   if (p.options.v_codes == Codes::chosen) {
     const int sees = p.is_causal != 0 ? std::clamp(p.q_len / 2 + p.causal_shift, 0, p.kv_len) : p.kv_len;
@@ -153,7 +153,7 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.q_codes = writes_q_codes(problem, options);
   p.is_causal = problem.is_causal ? 1 : 0;
   p.causal_shift = static_cast<int>(problem.causal_shift());
-  p.groups = groups_of(p, dim);
+  p.group_heads = group_heads(p, dim);
   p.v_heads = v_rows != nullptr ? v_heads(p, dim, *v_rows) : p.kv_count;
   plan_jobs(p, dim);
   p.sm_scale = problem.sm_scale;
@@ -274,8 +274,8 @@ AttentionParams attention_params(const DeviceProblem& problem, const PrepareOpti
   set_shape(a, problem);
   if (p.v_heads < p.kv_count) {
     a.values.codes = base + at.v;
-    a.values.groups_ahead = p.groups.ahead;
-    a.heads_per_group = p.groups.heads;
+    a.values.groups_ahead = groups_ahead(p.is_causal != 0);
+    a.heads_per_group = p.group_heads;
   }
   return a;
 }

@@ -14,6 +14,7 @@ namespace sage2::cuda::sm90 {
 
 inline constexpr int kWorkers = 256;  ///< threads that work; 32 more bring the rows
 inline constexpr int kPrepareThreads = kWorkers + 32;
+
 /// The tensors as the copy engine sees them, where it can.
 struct PrepareMaps {
   CUtensorMap q, k, v;

@@ -45,7 +45,7 @@ __device__ __forceinline__ void bring_rows(const PrepareParams& p, const Prepare
       job.kind == JobKind::k_statistics || (job.kind == JobKind::v_statistics && p.v_heads == p.kv_count);
   const std::uint64_t policy = cache_policy(!again && !p.options.smooth_q);
   const bool is_q = is_query(job.kind);
-  const bool is_v = job.kind == JobKind::v_statistics || job.kind == JobKind::v_codes;
+  const bool is_v = is_value(job.kind);
   const bool wide = is_q ? p.wide_q : (is_v ? p.wide_v : p.wide_k);
   s.tile[stage] = {job.kind, job.head, first, min(kJobRows, job.end - first), wide ? 1 : 0};
   if (!wide) return full.arrive();
@@ -101,7 +101,7 @@ __device__ __noinline__ uint4 load_chunk_slowly(const T* row, int first, int hea
 template <int kDim, class T>
 __device__ __noinline__ void load_rows_slowly(const PrepareParams& p, std::uint8_t* rows, const Tile& tile) {
   constexpr int kChunks = PrepareShared<kDim>::kChunks;
-  const bool is_v = tile.kind == JobKind::v_statistics || tile.kind == JobKind::v_codes;
+  const bool is_v = is_value(tile.kind);
   const bool is_q = is_query(tile.kind);
   const TensorView& tensor = is_q ? p.q : (is_v ? p.v : p.k);
   const T* const head = head_of<T>(tensor, tile.head);

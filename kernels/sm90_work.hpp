@@ -87,10 +87,15 @@ struct ValueWork {
   int head, first, end;
 };
 
-/// How codes of V are shared out: while a group of heads_per_group query heads is worked on, those of a later group are
-/// made, so that they are there when they are needed. Without a mask of the group after the next, beside all pieces;
-/// with one of the next group, which is larger then, beside the longer pieces. `whole_rows` as for work_at, p.pieces as
-/// `cut` says.
+/// Values::groups_ahead, groups of heads whose codes of V are given: beside one of them those of the next, or of the
+/// one after it, are made. With a mask the longest pieces come first in a group, so one large group is ahead.
+[[nodiscard]] inline int groups_ahead(bool is_causal) {
+  return is_causal ? 1 : 2;
+}
+
+/// How codes of V are shared out: while a group of heads_per_group query heads is worked on, those of the group that is
+/// groups_ahead further are made, so that they are there when they are needed; beside all pieces, with a mask beside
+/// the longer ones. `whole_rows` as for work_at, p.pieces as `cut` says.
 [[nodiscard]] inline ValueShares shares(const AttentionParams& p, int whole_rows) {
   constexpr int kShort = 200;  // pieces, one and a half rounds of 132 multiprocessors
   const int rows = p.is_causal != 0 && p.pieces.whole == 0 ? p.pieces.rows : whole_rows;
