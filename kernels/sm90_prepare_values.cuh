@@ -85,15 +85,19 @@ __device__ void v_statistics(Ring<kDim, T>& ring, Tile tile) {
   Extremes<T> of(as_pairs<T>(*reinterpret_cast<const uint4*>(ring.rows() + raw_offset(0, chunk))));
   for (;;) {
     const std::uint8_t* const from = ring.mine();
-#pragma unroll 2
-    for (int pass = 0; pass < S::kPasses; ++pass) {
-      if (pass * S::kRows + lane_row >= tile.count) continue;
-      const uint4 raw = *reinterpret_cast<const uint4*>(from + pass * S::kPassBytes);
-      of.take(as_pairs<T>(raw));
-      if (smooth) {
-        const Eight x = to_floats<T>(raw);
+    const auto raw = [&](int pass) { return *reinterpret_cast<const uint4*>(from + pass * S::kPassBytes); };
+    if (tile.count == kJobRows && !smooth) {
+#pragma unroll 4
+      for (int pass = 0; pass < S::kPasses; ++pass) of.take(as_pairs<T>(raw(pass)));
+    } else {
+#pragma unroll 1
+      for (int pass = 0; pass * S::kRows + lane_row < tile.count; ++pass) {
+        of.take(as_pairs<T>(raw(pass)));
+        if (smooth) {
+          const Eight x = to_floats<T>(raw(pass));
 #pragma unroll
-        for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(x.x[i]);
+          for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(x.x[i]);
+        }
       }
     }
     ring.release();
