@@ -13,6 +13,31 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* p) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
 }
 
+/// A value that the compiler computes here and keeps, instead of computing it again where it is used.
+template <class T>
+__device__ __forceinline__ T once_a_tile(T x) {
+  if constexpr (sizeof(T) == 8) {
+    asm volatile("" : "+l"(x));
+  } else {
+    asm volatile("" : "+r"(x));
+  }
+  return x;
+}
+
+/// 16 bytes of shared memory.
+__device__ __forceinline__ uint4 load_shared(std::uint32_t address) {
+  uint4 x;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(address)
+               : "memory");
+  return x;
+}
+/// 8 bytes to device memory that are not to stay in L2.
+__device__ __forceinline__ void store_streaming(void* to, uint2 x) {
+  asm volatile("st.global.cs.v2.b32 [%0], {%1, %2};\n" ::"l"(to), "r"(x.x), "r"(x.y) : "memory");
+}
+
 /// A barrier whose phase ends when `count` threads have arrived and all announced bytes have landed.
 struct alignas(8) Barrier {
   std::uint64_t word;

@@ -10,7 +10,7 @@
 namespace sage2::cuda::sm90 {
 
 inline constexpr int kJobRows = 128;   ///< rows of a stage, and of Q, K or V that a quantising job takes
-inline constexpr int kMeanGroup = 16;  ///< blocks of queries whose means lie together
+inline constexpr int kMeanGroup = 32;  ///< blocks of queries whose means lie together
 
 struct PrepareParams {
   TensorView q, k, v;
@@ -23,7 +23,7 @@ struct PrepareParams {
   int q_groups;                            ///< of kMeanGroup blocks of a query head
   int statistics_rows;
   int q_jobs, q_job_rows;       ///< of a query head
-  int lag, q_lag;               ///< heads between the first look at K and V and the second, or the look at Q
+  int lag;                      ///< heads between the first look at K and V and the second
   int group_heads;              ///< query heads of a group, where the attention kernel makes codes of V
   int v_heads;                  ///< heads whose codes of V are written: all, or those of the first groups
   float sm_scale, delta_scale;  ///< the latter for base 2
@@ -36,7 +36,7 @@ struct PrepareParams {
 
 /// Rows of a job that gathers means and maxima of K or V.
 constexpr int statistics_rows(int dim, bool smooth_q) {
-  return dim == 64 && smooth_q ? 1024 : 512;
+  return dim <= 128 && smooth_q ? 1024 : 512;
 }
 /// Blocks of queries whose means one job takes.
 constexpr int mean_blocks(int dim) {
@@ -51,14 +51,21 @@ enum class JobKind : int { k_statistics, v_statistics, q_codes, q_means, k_codes
   return kind == JobKind::v_statistics || kind == JobKind::v_codes;
 }
 
-/// Jobs of one head: first the statistics of K and V; `q_lag` heads later, where something of them is wanted, all of
-/// its queries; and `lag` heads later the codes of K and V, while these are still in L2. Where the attention kernel
-/// makes the other heads' codes of V, those of the first heads come last.
+/// The key that dS is relative to: a row of dS may be larger by a constant, which the softmax cancels, and with a key
+/// subtracted it is as small as the keys' differences. K's mean would do as well, but the queries' means, which come
+/// with their products with it, would have to wait for it.
+[[nodiscard]] SAGE2_HOST_DEVICE constexpr int reference_key(int kv_len) {
+  return kv_len / 2;
+}
+
+/// Jobs of one head: first the statistics of K and V and, where something of them is wanted, all of its queries; and
+/// `lag` heads later the codes of K and V, while these are still in L2. Where the attention kernel makes the other
+/// heads' codes of V, those of the first heads come last.
 struct JobCounts {
   int k_statistics, v_statistics, queries, tiles, v_tiles;
-  [[nodiscard]] SAGE2_HOST_DEVICE int early() const { return k_statistics + v_statistics; }
+  [[nodiscard]] SAGE2_HOST_DEVICE int early() const { return k_statistics + v_statistics + queries; }
   [[nodiscard]] SAGE2_HOST_DEVICE int late() const { return tiles + v_tiles; }
-  [[nodiscard]] SAGE2_HOST_DEVICE int all() const { return early() + queries + late(); }
+  [[nodiscard]] SAGE2_HOST_DEVICE int all() const { return early() + late(); }
 };
 
 [[nodiscard]] SAGE2_HOST_DEVICE inline JobCounts job_counts(const PrepareParams& p) {
@@ -83,14 +90,13 @@ struct Job {
   const auto rows = [&](JobKind kind, int from, int number, int each, int length) {
     return Job{kind, from, number * each, std::min((number + 1) * each, length)};
   };
-  // Turn t has statistics of head t, queries of head t - q_lag and codes of head t - lag, as far as there are such
-  // heads: so it has more or fewer jobs from these turns on.
-  const int ends[] = {p.q_lag, p.lag, p.kv_count, p.kv_count + p.q_lag, p.kv_count + p.lag};
+  // Turn t has the early jobs of head t and the late ones of head t - lag, as far as there are such heads: so it has
+  // more or fewer jobs from these turns on.
+  const int ends[] = {p.lag, p.kv_count, p.kv_count + p.lag};
   int turn = 0;
-  for (int phase = 0; phase < 5; ++phase) {
-    const int early = phase < 3 ? jobs.early() : 0;
-    const int queries = phase > 0 && phase < 4 ? jobs.queries : 0;
-    const int each = early + queries + (phase > 1 ? jobs.late() : 0);
+  for (int phase = 0; phase < 3; ++phase) {
+    const int early = phase < 2 ? jobs.early() : 0;
+    const int each = early + (phase > 0 ? jobs.late() : 0);
     const int all = (ends[phase] - turn) * each;
     if (index >= all) {
       index -= all;
@@ -101,15 +107,14 @@ struct Job {
     int job = index % each;
     if (job < early) {
       if (job < jobs.k_statistics) return rows(JobKind::k_statistics, turn, job, p.statistics_rows, p.kv_len);
-      return rows(JobKind::v_statistics, turn, job - jobs.k_statistics, p.statistics_rows, p.kv_len);
-    }
-    job -= early;
-    if (job < queries) {
+      job -= jobs.k_statistics;
+      if (job < jobs.v_statistics) return rows(JobKind::v_statistics, turn, job, p.statistics_rows, p.kv_len);
+      job -= jobs.v_statistics;
       const int inside = job / p.q_jobs;
       const JobKind kind = p.q_codes ? JobKind::q_codes : JobKind::q_means;
-      return rows(kind, (turn - p.q_lag) * p.group + inside, job - inside * p.q_jobs, p.q_job_rows, p.q_len);
+      return rows(kind, turn * p.group + inside, job - inside * p.q_jobs, p.q_job_rows, p.q_len);
     }
-    job -= queries;
+    job -= early;
     if (job < jobs.tiles) return rows(JobKind::k_codes, turn - p.lag, job, kJobRows, p.kv_len);
     return rows(JobKind::v_codes, turn - p.lag, job - jobs.tiles, kJobRows, p.kv_len);
   }
@@ -126,12 +131,9 @@ inline void plan_jobs(PrepareParams& p, int dim) {
   p.q_job_rows = p.q_codes ? kJobRows : mean_blocks(dim) * kMeanRows;
   p.q_jobs = p.q_codes || p.options.smooth_q ? (p.q_len + p.q_job_rows - 1) / p.q_job_rows : 0;
   const JobCounts jobs = job_counts(p);
-  // The second look comes when the first is surely over, and no later: then L2 still has the rows. Queries come when
-  // K's mean will be there by their end. Jobs, measured.
-  const int surely_over = dim == 64 ? 1800 : (dim == 256 && !p.options.smooth_q ? 850 : 1000);
-  const int over_soon = dim == 64 ? 900 : 700;
-  p.q_lag = p.options.smooth_q ? std::min(p.kv_count, 1 + over_soon / jobs.all()) : 0;
-  p.lag = std::min(p.kv_count, p.q_lag + 1 + surely_over / jobs.all());
+  // The second look comes when the first is surely over, and no later: then L2 still has the rows. Jobs, measured.
+  const int surely_over = dim == 64 ? (p.options.smooth_q ? 1600 : 1800) : (dim == 128 ? 1000 : 850);
+  p.lag = std::min(p.kv_count, 1 + surely_over / jobs.all());
 }
 
 }  // namespace sage2::cuda::sm90

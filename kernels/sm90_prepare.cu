@@ -19,7 +19,7 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
   Ring<kDim, T> ring{p, s};
   for (;;) {
     const Tile tile = ring.take();
-    switch (tile.kind) {
+    switch (static_cast<JobKind>(once(static_cast<std::uint32_t>(tile.kind)))) {
       case JobKind::k_statistics:
         k_statistics<kDim, T>(ring, tile);
         break;
@@ -27,19 +27,18 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
         v_statistics<kDim, T>(ring, tile);
         break;
       case JobKind::q_codes:
-        quantize_rows<kDim, T, true, kSmoothQ>(ring, tile, false);
+        quantize_rows<kDim, T, true, kSmoothQ>(ring, tile, false, Nothing{});
         break;
       case JobKind::q_means:
         if constexpr (kSmoothQ) q_means(ring, tile);
         break;
       case JobKind::k_codes:
         if constexpr (kSmoothQ) {
-          const DeltaRange range = delta_range<kDim>(p, tile);
-          begin_means<kDim, T>(ring, tile, range);
-          quantize_rows<kDim, T, false, true>(ring, tile, true);
-          delta_scores<kDim, T>(ring, tile, range);
+          DeltaScores<kDim, T> scores(ring, tile);
+          quantize_rows<kDim, T, false, true>(ring, tile, true, scores);
+          scores.finish();
         } else {
-          quantize_rows<kDim, T, false, true>(ring, tile, false);
+          quantize_rows<kDim, T, false, true>(ring, tile, false, Nothing{});
         }
         break;
       case JobKind::v_codes:
@@ -77,11 +76,12 @@ __global__ void __launch_bounds__(kPrepareThreads, kBlocks<kDim>)
   if (threadIdx.x < kWorkers) {
     work<kSmoothQ, kDim, T>(p, s);
   } else {
-    bring_jobs(p, maps, s);
+    bring_jobs<kDim, T>(p, maps, s);
   }
 }
 
-/// q . k_mean sm_scale for every query row: what smooth K takes from the log-sum-exp. One warp a row.
+/// What smooth K takes from the log-sum-exp, for every query row: q . k_mean sm_scale; with smooth Q q is without its
+/// block's mean there, and dS takes this mean's product with the reference key. One warp a row.
 template <class T>
 __global__ void lse_shift_kernel(const __grid_constant__ PrepareParams p, int dim) {
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
@@ -91,7 +91,17 @@ __global__ void lse_shift_kernel(const __grid_constant__ PrepareParams p, int di
   const T* const q = token<T>(p.q, head, row % p.q_len);
   const float* const mean = part<float>(p, p.at.k_mean) + kv * dim;
   float sum = 0;
-  for (int c = threadIdx.x % 32; c < p.head_dim; c += 32) sum = fmaf(to_float(q[c]), mean[c], sum);
+  if (p.options.smooth_q) {
+    const float* const q_mean =
+        part<float>(p, p.at.q_block_mean) + (head * p.q_blocks + row % p.q_len / kMeanRows) * dim;
+    const T* const key = token<T>(p.k, kv, reference_key(p.kv_len));
+    for (int c = threadIdx.x % 32; c < p.head_dim; c += 32) {
+      sum = fmaf(to_float(q[c]) - q_mean[c], mean[c], sum);
+      sum = fmaf(q_mean[c], to_float(key[c]), sum);
+    }
+  } else {
+    for (int c = threadIdx.x % 32; c < p.head_dim; c += 32) sum = fmaf(to_float(q[c]), mean[c], sum);
+  }
   for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0U, sum, step);
   if (threadIdx.x % 32 == 0) part<float>(p, p.at.lse_shift)[row] = sum * p.sm_scale;
 }

@@ -56,16 +56,21 @@ struct Tile {
   int copied;  ///< zero: the copy engine cannot read the tensor, and the workers load the rows themselves
 };
 
-/// Mean of a channel (for queries, K's); of V also its scale, and the scale's inverse, or 0 where it must be divided
-/// by.
+/// Mean of a channel (for queries, the reference key's number); of V also its scale, and the scale's inverse, or 0
+/// where it must be divided by.
 struct Channel {
   float mean, scale, inverse;
 };
 
-/// Means of 16 blocks of queries as the tensor cores take them, [high, low half][kDim / 16][lane][eight 16-bit
-/// numbers], and behind them 16 floats, their products with K's mean.
+/// Means of kMeanGroup blocks of queries, an operand of 64 rows for the tensor cores: of every kMeanUnit blocks first
+/// the high and then the low halves, so that both products are a thread's; boxes of kBoxChannels with rows of 128
+/// bytes, their chunks exchanged as in box_offset. Behind the boxes a float a block, its product with the reference
+/// key.
+inline constexpr int kMeanUnit = 8;
+inline constexpr int kMeanUnitBytes = 2 * kMeanUnit * 128;  ///< in a box
+inline constexpr int kMeanBoxBytes = kMeanGroup / kMeanUnit * kMeanUnitBytes;
 constexpr int mean_shift_offset(int dim) {
-  return 2 * kMeanGroup * dim * 2;
+  return dim / kBoxChannels * kMeanBoxBytes;
 }
 constexpr int mean_group_bytes(int dim) {
   return mean_shift_offset(dim) + kMeanGroup * static_cast<int>(sizeof(float));
@@ -80,22 +85,24 @@ struct PrepareShared {
   static_assert(kRows % 8 == 0);  // so that chunks of all rows of a thread are exchanged alike
   static constexpr int kStages = kDim == 256 ? 1 : 2;
   static constexpr int kMeanBlocks = mean_blocks(kDim);
-  static constexpr int kSlots = 2;                     ///< of means of queries
-  static constexpr int kGroups = kDim == 256 ? 1 : 2;  ///< of kMeanGroup blocks in a slot
+  static constexpr int kSlots = 2;                               ///< of means of queries
+  static constexpr int kBoxes = kDim == 64 ? 1 : 2;              ///< of a group in a slot
+  static constexpr int kParts = kDim / (kBoxChannels * kBoxes);  ///< slots that a group takes
   alignas(1024) std::uint8_t raw[kStages][kJobRows * kDim * 2];
   union {
     double sums[kWorkers / 32][kDim];  ///< of a warp
     double block_sums[kMeanBlocks][kWorkers / 32][kDim];
     uint4 extremes[2][kWorkers / 32][kChunks];  ///< low, high, of a warp
-    alignas(128) std::uint8_t q_means[kSlots][kGroups * mean_group_bytes(kDim)];
+    alignas(1024) std::uint8_t q_means[kSlots][kBoxes * kMeanBoxBytes];
   };
+  alignas(16) float mean_shifts[kSlots][kMeanGroup];
   Channel channel[kStages][kDim];
   Tile tile[kStages];
   // Of a stage, too: a worker that writes them has seen all others leave the tile before.
   float mean[kStages][kDim];
-  float row_max[kStages][kJobRows];
+  alignas(16) float row_max[kStages][kJobRows];
   Scale row_scale[kStages][kJobRows];
-  float shift[kMeanBlocks][kDim / 32];  ///< a warp's part of the means' products with K's mean
+  float shift[kMeanBlocks][kDim / 32];  ///< a warp's part of the means' products with a key
   Barrier full[kStages], empty[kStages];
   Barrier means_full[kSlots], means_empty[kSlots];
   int last;

@@ -21,8 +21,9 @@ enum class Codes : std::uint8_t {
 };
 
 /// What is prepared. Codes and scales have the bits of sage2::quantize, but a zero of V may have the other sign; dS is
-/// summed in FP32, by tensor cores but for K's mean, from Q's means split into two 16-bit halves (relative error about
-/// 2^-16 for BF16, 2^-21 for FP16, of the unsmoothed sum).
+/// summed in FP32 by tensor cores from Q's means, split into two 16-bit halves (relative error about 2^-16 for BF16,
+/// 2^-21 for FP16, of the unsmoothed sum); with smooth K too it is relative to that of one key, reference_key
+/// (sm90_jobs.hpp), which changes a row by a constant.
 struct PrepareOptions {
   Format qk = Format::int8;          ///< int8 or int4
   QkGran gran = QkGran::per_thread;  ///< per_block (64 query rows), per_warp (16) or per_thread

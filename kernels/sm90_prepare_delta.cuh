@@ -1,157 +1,200 @@
 #pragma once
 
-#include "kernels/mma.cuh"
 #include "kernels/sm90_prepare_ring.cuh"
+#include "kernels/sm90_wgmma.cuh"
 
 /// dS of smooth Q, by tensor cores.
 namespace sage2::cuda::sm90 {
 
-/// d += a b, m16n8k16 in the tensors' own format.
-template <class T>
-__device__ __forceinline__ void mma_16bit(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
-                                          std::uint32_t b1) {
-  if constexpr (std::is_same_v<T, __half>) {
-    ptx::mma_f16(d, a, b0, b1);
-  } else {
-    ptx::mma_bf16(d, a, b0, b1);
-  }
-}
-
-/// The blocks of queries that see a key tile, in chunks of kGroups groups that share a query head.
+/// The blocks of queries that see a key tile, in groups of kMeanGroup that share a query head.
 struct DeltaRange {
   int least;     ///< blocks before it do not see the tile: nobody reads their dS
-  int per_head;  ///< chunks of a query head
-  [[nodiscard]] __device__ __forceinline__ int chunks(const PrepareParams& p) const { return p.group * per_head; }
+  int per_head;  ///< groups of a query head
+  [[nodiscard]] __device__ __forceinline__ int groups(const PrepareParams& p) const { return p.group * per_head; }
 };
-template <int kDim>
 __device__ __forceinline__ DeltaRange delta_range(const PrepareParams& p, const Tile& tile) {
-  constexpr int kGroups = PrepareShared<kDim>::kGroups;
   const int least = p.is_causal ? min(p.q_blocks, max(0, tile.first - p.causal_shift) / kMeanRows) : 0;
-  const int per_head = least < p.q_blocks ? (p.q_groups - least / kMeanGroup + kGroups - 1) / kGroups : 0;
-  return {least, per_head};
+  return {least, least < p.q_blocks ? p.q_groups - least / kMeanGroup : 0};
 }
 
-/// The query head of a chunk, within those that share the tile, its first group and the number of them.
-struct DeltaChunk {
-  int head, group, groups;
+/// Group i of those: its query head, within those that share the tile, its first block, and those of its units of
+/// kMeanUnit blocks that see the tile.
+struct DeltaGroup {
+  int head, block, first_unit, end_unit;
 };
-template <int kDim>
-__device__ __forceinline__ DeltaChunk delta_chunk(const PrepareParams& p, const DeltaRange& range, int i) {
-  constexpr int kGroups = PrepareShared<kDim>::kGroups;
+__device__ __forceinline__ DeltaGroup delta_group(const PrepareParams& p, const DeltaRange& range, int i) {
   const int head = p.group == 1 ? 0 : i / range.per_head;
-  const int group = range.least / kMeanGroup + (i - head * range.per_head) * kGroups;
-  return {head, group, min(kGroups, p.q_groups - group)};
+  const int block = (range.least / kMeanGroup + i - head * range.per_head) * kMeanGroup;
+  return {head, block, max(0, range.least - block) / kMeanUnit,
+          (min(kMeanGroup, p.q_blocks - block) + kMeanUnit - 1) / kMeanUnit};
 }
 
-/// Starts the copy of a chunk's means once all warps have left its slot: one thread.
+/// Starts the copy of part i of a tile's means, of which a group has kParts, once all warps have left its slot: one
+/// thread.
 template <int kDim, class T>
 __device__ __forceinline__ void bring_means(Ring<kDim, T>& ring, int of_kv, const DeltaRange& range, int i) {
-  const DeltaChunk chunk = delta_chunk<kDim>(ring.p, range, i);
-  const std::int64_t head = static_cast<std::int64_t>(of_kv) * ring.p.group + chunk.head;
-  const std::uint32_t bytes = chunk.groups * mean_group_bytes(kDim);
+  using S = PrepareShared<kDim>;
+  const PrepareParams& p = ring.p;
+  const DeltaGroup group = delta_group(p, range, i / S::kParts);
+  const std::int64_t head = static_cast<std::int64_t>(of_kv) * p.group + group.head;
+  const std::uint8_t* const from =
+      part<std::uint8_t>(p, p.at.q_mean) + (head * p.q_groups + group.block / kMeanGroup) * mean_group_bytes(kDim);
+  const std::uint32_t bytes = (group.end_unit - group.first_unit) * kMeanUnitBytes;
   const auto at = ring.means(i);
   const int slot = at.stage();
+  Barrier& full = ring.s.means_full[slot];
   ring.s.means_empty[slot].wait(at.parity() ^ 1);
   fence_before_copy_of_results();
-  ring.s.means_full[slot].expect(bytes);
-  const std::uint8_t* const from =
-      part<std::uint8_t>(ring.p, ring.p.at.q_mean) + (head * ring.p.q_groups + chunk.group) * mean_group_bytes(kDim);
-  bulk_copy(ring.s.q_means[slot], from, bytes, ring.s.means_full[slot]);
-}
-
-/// The first means come while K's codes are computed. Called before these: later, at the job's barrier, it is slower.
-template <int kDim, class T>
-__device__ __forceinline__ void begin_means(Ring<kDim, T>& ring, const Tile& tile, const DeltaRange& range) {
-  if (threadIdx.x != 0) return;
-  const int count = min(range.chunks(ring.p), PrepareShared<kDim>::kSlots);
-  for (int i = 0; i < count; ++i) bring_means<kDim, T>(ring, tile.head, range, i);
+  full.expect(S::kBoxes * bytes + sizeof(ring.s.mean_shifts[slot]));
+#pragma unroll
+  for (int box = 0; box < S::kBoxes; ++box) {
+    const int first = group.first_unit * kMeanUnitBytes;
+    bulk_copy(ring.s.q_means[slot] + box * kMeanBoxBytes + first,
+              from + (i % S::kParts * S::kBoxes + box) * kMeanBoxBytes + first, bytes, full);
+  }
+  bulk_copy(ring.s.mean_shifts[slot], from + mean_shift_offset(kDim), sizeof(ring.s.mean_shifts[slot]), full);
 }
 
 /// dS of one key tile for every block of every query head of the group. K is taken as captured: its 16-bit values are
-/// exact operands. K' differs by its mean, which shifts a block's whole row of dS by a constant (begin_shift), and that
-/// is subtracted so that dS stays as small as the variant means it (the softmax would cancel it). Warps wait for copies
-/// only, and not for each other.
+/// exact operands, as they lie in the stage. A row of dS, which differs from that of K' by a constant, is made relative
+/// to that of the reference key. A warpgroup has 64 keys, a warp of it a unit of blocks.
 template <int kDim, class T>
-__device__ void delta_scores(Ring<kDim, T>& ring, const Tile& tile, const DeltaRange& range) {
+class DeltaScores {
   using S = PrepareShared<kDim>;
-  const PrepareParams& p = ring.p;
-  S& s = ring.s;
-  const int lane = threadIdx.x % 32;
-  const int g = lane / 4;
-  const int t = lane % 4;
-  const int key = threadIdx.x / 32 * 16;  // a warp's 16 keys, two columns of 8
-  // B: K^T, kept in registers over all blocks: b[k][2 n + half]. Keys 4t and 4t + 1 are numbers 2t and 2t + 1 of the
-  // first column, 4t + 2 and 4t + 3 of the second: a thread gets dS of four keys in a row.
-  std::uint32_t b[kDim / 16][4];
-  {
-    const int row = key + lane % 8 / 2 * 4 + lane / 16 * 2 + lane % 2;
-#pragma unroll
-    for (int k = 0; k < kDim / 16; ++k) {
-      ptx::ldmatrix_x4(b[k], shared_address(ring.rows() + raw_offset(row, 2 * k + lane / 8 % 2)));
-    }
+
+ public:
+  /// The products of the first group run beside codes of K, those of the next ones beside stores: where there are
+  /// registers for both (not with 64 columns), and a slot for all of a group's means (not with 256).
+  static constexpr bool kBeside = kDim == 128;
+
+  /// The first means come while K's codes are computed. Sooner is better (measured).
+  __device__ __forceinline__ DeltaScores(Ring<kDim, T>& ring, const Tile& tile)
+      : ring_(ring), tile_(tile), range_(delta_range(ring.p, tile)) {
+    // The same for all lanes, which the compiler has to know to let products run on.
+    groups_ = static_cast<int>(once(static_cast<std::uint32_t>(range_.groups(ring.p))));
+    bring(0, S::kSlots);
   }
-  ring.release();
-  const int keys = p.k_tiles * kTileKeys;
-  float* const out = part<float>(p, p.at.delta_s) + static_cast<std::int64_t>(tile.head) * p.group * p.q_blocks * keys +
-                     tile.first + key + 4 * t;
-  const int chunks = range.chunks(p);
-  for (int i = 0; i < chunks; ++i) {
-    // The slot of the chunk before is the next one to be free.
-    if (threadIdx.x == 0 && i > 0 && i + S::kSlots - 1 < chunks) {
-      bring_means<kDim, T>(ring, tile.head, range, i + S::kSlots - 1);
+  __device__ __forceinline__ void begin() {
+    if constexpr (kBeside) issue(0, 0);
+  }
+  __device__ __forceinline__ void end() {
+    if constexpr (kBeside) wait();
+  }
+
+  /// After `end`: stores dS, and computes what is not yet there.
+  __device__ __forceinline__ void finish() {
+    const PrepareParams& p = ring_.p;
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int of_block = static_cast<int>(threadIdx.x / 32 % 4) * kMeanUnit + lane / 4;
+    const int keys = p.k_tiles * kTileKeys;
+    float* const out = part<float>(p, p.at.delta_s) +
+                       static_cast<std::int64_t>(tile_.head) * p.group * p.q_blocks * keys + tile_.first + key() +
+                       lane % 4 * 2;
+    if (S::kParts == 1 && !kBeside) {
+      issue(0, 0);
+      wait();
     }
-    const DeltaChunk chunk = delta_chunk<kDim>(p, range, i);
-    const auto at = ring.means(i);
-    const int slot = at.stage();
-    s.means_full[slot].wait(at.parity());
-    const auto compute = [&]<int kCount>() {
-      const std::uint8_t* const means = s.q_means[slot];
-      float d[kCount][2][4] = {};
+    if (groups_ == 0) ring_.release();
+    for (int i = 0; i < groups_; ++i) {
+      float shift = 0;
+      if constexpr (S::kParts == 1) {
+        shift = shift_of(i, of_block);
+      } else {
 #pragma unroll
-      for (int level = 1; level >= 0; --level) {  // the low halves first
-#pragma unroll
-        for (int k = 0; k < kDim / 16; ++k) {
-#pragma unroll
-          for (int m = 0; m < kCount; ++m) {
-            const uint4 raw = *reinterpret_cast<const uint4*>(means + m * mean_group_bytes(kDim) +
-                                                              (level * (kDim / 16) + k) * 512 + lane * 16);
-            const std::uint32_t a[4] = {raw.x, raw.y, raw.z, raw.w};
-            mma_16bit<T>(d[m][0], a, b[k][0], b[k][1]);
-            mma_16bit<T>(d[m][1], a, b[k][2], b[k][3]);
-          }
+        for (int part = 0; part < S::kParts; ++part) {
+          const int n = i * S::kParts + part;
+          issue(n, part);
+          if (part == 0) shift = shift_of(n, of_block);
+          wait();
+          leave(n);
+          bring(n + S::kSlots, 1);
         }
       }
-      float shift[kCount][2];
+      if (i + 1 == groups_) ring_.release();
+      shift *= -p.delta_scale;
+      float value[16];
 #pragma unroll
-      for (int m = 0; m < kCount; ++m) {
-        const auto* const of_group =
-            reinterpret_cast<const float*>(means + m * mean_group_bytes(kDim) + mean_shift_offset(kDim));
-        shift[m][0] = of_group[g];
-        shift[m][1] = of_group[g + 8];
+      for (int n = 0; n < 16; ++n) {  // the high and the low half's product
+        const int at = n / 2 * 4 + n % 2;
+        value[n] = fmaf(d_[at] + d_[at + 2], p.delta_scale, shift);
       }
-      s.means_empty[slot].arrive();
-      float* const to = out + static_cast<std::int64_t>(chunk.head * p.q_blocks + chunk.group * kMeanGroup) * keys;
+      if constexpr (S::kParts == 1) leave(i);
+      if constexpr (kBeside) {
+        hold(value);  // so that the next products may overwrite theirs
+        if (i + 1 < groups_) issue(i + 1, 0);
+      }
+      const DeltaGroup group = delta_group(p, range_, i);
+      const int block = group.block + of_block;
+      if (block >= range_.least && block < p.q_blocks) {
+        float* const to = out + static_cast<std::int64_t>(group.head * p.q_blocks + block) * keys;
+        // Streaming: these are as many bytes as Q at 8k tokens, and this kernel does not read them.
 #pragma unroll
-      for (int m = 0; m < kCount; ++m) {
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          const int row = m * kMeanGroup + g + 8 * r;
-          const int block = chunk.group * kMeanGroup + row;
-          if (block < range.least || block >= p.q_blocks) continue;
-          const auto value = [&](int n, int e) { return (d[m][n][2 * r + e] - shift[m][r]) * p.delta_scale; };
-          // Streaming: these are as many bytes as Q at 8k tokens, and this kernel does not read them.
-          __stcs(reinterpret_cast<float4*>(to + static_cast<std::int64_t>(row) * keys),
-                 float4{value(0, 0), value(0, 1), value(1, 0), value(1, 1)});
+        for (int n = 0; n < 8; ++n) {
+          __stcs(reinterpret_cast<float2*>(to + n * 8), float2{value[2 * n], value[2 * n + 1]});
         }
       }
+      if constexpr (S::kParts == 1) {
+        bring(i + S::kSlots, 1);
+        if (!kBeside && i + 1 < groups_) issue(i + 1, 0);
+        wait();
+      }
+    }
+    ring_.means_taken += static_cast<unsigned>(groups_ * S::kParts);
+  }
+
+ private:
+  /// Of this thread's warpgroup, the first in the tile.
+  [[nodiscard]] static __device__ __forceinline__ int key() {
+    return static_cast<int>(threadIdx.x) / 128 * 64;
+  }
+
+  /// Brings `count` parts of means from the first-th on, as far as there are such.
+  __device__ __forceinline__ void bring(int first, int count) {
+    if (threadIdx.x == 0) {
+      const int end = min(groups_ * S::kParts, first + count);
+#pragma unroll 1
+      for (int i = first; i < end; ++i) bring_means<kDim, T>(ring_, tile_.head, range_, i);
+    }
+    __syncwarp();
+  }
+
+  /// Starts the products of the n-th part of means, part `part` of its group. (Without groups they mean nothing, but a
+  /// branch around them would make the compiler wait for each.)
+  __device__ __forceinline__ void issue(int n, int part) {
+    const auto at = ring_.means(n);
+    if (groups_ > 0) ring_.s.means_full[at.stage()].wait(at.parity());
+    __syncwarp();
+    const auto low = [](const void* operand) {
+      return once(static_cast<std::uint32_t>(matrix<Swizzle::bytes128>(operand)));
     };
-    if (chunk.groups == S::kGroups) {
-      compute.template operator()<S::kGroups>();
-    } else {
-      compute.template operator()<1>();
+    const std::uint32_t means = low(ring_.s.q_means[at.stage()]);
+    const std::uint32_t rows = low(ring_.rows() + raw_offset(key(), part * S::kBoxes * 8));
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < S::kBoxes * kBoxChannels / 16; ++k) {  // 16 channels, 32 bytes of a row
+      const std::uint32_t step = k % 4 * 2;
+      wgmma_16bit<T>(d_, matrix<Swizzle::bytes128>(means + k / 4 * (kMeanBoxBytes / 16) + step),
+                     matrix<Swizzle::bytes128>(rows + k / 4 * (kJobRows * 128 / 16) + step), part > 0 || k > 0);
     }
+    wgmma_commit();
   }
-  ring.means_taken += static_cast<unsigned>(chunks);
-}
+  __device__ __forceinline__ void wait() {
+    wgmma_wait<0>();
+    hold(d_);
+  }
+  /// This thread needs part n of the means no longer.
+  __device__ __forceinline__ void leave(int n) {
+    ring_.s.means_empty[ring_.means(n).stage()].arrive();
+  }
+  [[nodiscard]] __device__ __forceinline__ float shift_of(int n, int of_block) const {
+    return ring_.s.mean_shifts[ring_.means(n).stage()][of_block];
+  }
+
+  Ring<kDim, T>& ring_;
+  const Tile& tile_;
+  DeltaRange range_;
+  int groups_ = 0;
+  float d_[32];  ///< of two keys with a block's high half, the same with its low half, and so on with every 8th key
+};
 
 }  // namespace sage2::cuda::sm90

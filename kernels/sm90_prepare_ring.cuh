@@ -7,7 +7,7 @@
 namespace sage2::cuda::sm90 {
 
 /// What a tile needs beside its rows: waits for it and leaves it in the stage. The whole warp.
-template <int kDim>
+template <int kDim, class T>
 __device__ __forceinline__ void bring_channels(const PrepareParams& p, Channel* to, JobKind kind, int head, int lane) {
   const Progress progress = progress_of(p);
   // Written by other blocks while this kernel runs: not through the read-only cache.
@@ -20,15 +20,17 @@ __device__ __forceinline__ void bring_channels(const PrepareParams& p, Channel* 
       const float scale = value(p.at.v_scale, c);
       to[c] = {mean, scale, scale > 0x1p-80F && scale < 0x1p80F ? inverse_of(scale) : 0.0F};
     }
-  } else if (kind == JobKind::k_codes || (is_query(kind) && p.options.smooth_q)) {
-    if (kind != JobKind::k_codes) head /= p.group;
+  } else if (kind == JobKind::k_codes) {
     if (p.options.smooth_k) {
       if (lane == 0) await(progress.k_ready + head, 1);
       __syncwarp();
     }
     for (int c = lane; c < kDim; c += 32) to[c].mean = p.options.smooth_k ? value(p.at.k_mean, c) : 0.0F;
-    if (kind == JobKind::k_codes && p.options.smooth_q && lane == 0) {
-      await(progress.q_blocks + head, p.group * p.q_blocks);
+    if (p.options.smooth_q && lane == 0) await(progress.q_blocks + head, p.group * p.q_blocks);
+  } else if (is_query(kind) && p.options.smooth_q) {
+    const T* const key = token<T>(p.k, head / p.group, reference_key(p.kv_len));
+    for (int c = lane; c < kDim; c += 32) {
+      to[c].mean = p.options.smooth_k && c < p.head_dim ? to_float(key[c]) : 0.0F;
     }
   }
 }
@@ -39,11 +41,10 @@ __device__ __forceinline__ void bring_rows(const PrepareParams& p, const Prepare
                                            int stage, const Job& job, int first, int lane) {
   Barrier& full = s.full[stage];
   if (lane > 0) return full.arrive();
-  // K is looked at twice, and so is V where all of its codes are made here. With smooth Q, what is not kept is best not
-  // hurried out (measured).
+  // K is looked at twice, and so is V where all of its codes are made here.
   const bool again =
       job.kind == JobKind::k_statistics || (job.kind == JobKind::v_statistics && p.v_heads == p.kv_count);
-  const std::uint64_t policy = cache_policy(!again && !p.options.smooth_q);
+  const std::uint64_t policy = cache_policy(!again);
   const bool is_q = is_query(job.kind);
   const bool is_v = is_value(job.kind);
   const bool wide = is_q ? p.wide_q : (is_v ? p.wide_v : p.wide_k);
@@ -58,7 +59,7 @@ __device__ __forceinline__ void bring_rows(const PrepareParams& p, const Prepare
 }
 
 /// The warp that keeps the ring full.
-template <int kDim>
+template <int kDim, class T>
 __device__ void bring_jobs(const PrepareParams& p, const PrepareMaps& maps, PrepareShared<kDim>& s) {
   const int lane = threadIdx.x % 32;
   int* const tickets = progress_of(p).ticket;
@@ -74,8 +75,9 @@ __device__ void bring_jobs(const PrepareParams& p, const PrepareMaps& maps, Prep
       if (lane == 0 && last) next = atomicAdd(tickets, 1);
       s.empty[at.stage].wait(at.parity ^ 1);
       bring_rows(p, maps, s, at.stage, job, first, lane);
-      // Means of queries need K's at their end only.
-      if (last || job.kind != JobKind::q_means) bring_channels<kDim>(p, s.channel[at.stage], job.kind, job.head, lane);
+      // Means of queries need the key at their end only.
+      if (last || job.kind != JobKind::q_means)
+        bring_channels<kDim, T>(p, s.channel[at.stage], job.kind, job.head, lane);
       s.full[at.stage].arrive();
       at.advance();
     }

@@ -83,14 +83,14 @@ __device__ __forceinline__ std::uint8_t* mean_group(const PrepareParams& p, std:
   const std::int64_t group = head * p.q_groups + first / (kMeanRows * kMeanGroup);
   return part<std::uint8_t>(p, p.at.q_mean) + group * mean_group_bytes(kDim);
 }
-/// And a channel of a block within the high halves of its group: an operand A of m16n8k16.
+/// And the high half of a channel of a block within its group; the low one is kMeanUnit rows further.
 __device__ __forceinline__ int mean_offset(int first, int channel) {
   const int row = first / kMeanRows % kMeanGroup;
-  const int lane = row % 8 * 4 + channel % 8 / 2;
-  return (channel / 16 * 32 + lane) * 16 + (row / 8 + channel / 8 % 2 * 2) * 4 + channel % 2 * 2;
+  return channel / kBoxChannels * kMeanBoxBytes + row / kMeanUnit * kMeanUnitBytes +
+         box_offset(0, row % kMeanUnit, 0, channel % kBoxChannels / 8) + channel % 8 * 2;
 }
 
-/// Where a block's product with K's mean lies, behind its group's means.
+/// Where a block's product with the reference key lies, behind its group's means.
 template <int kDim>
 __device__ __forceinline__ float& mean_shift(const PrepareParams& p, std::int64_t head, int first) {
   auto* const shifts = reinterpret_cast<float*>(mean_group<kDim>(p, head, first) + mean_shift_offset(kDim));
@@ -121,20 +121,12 @@ __device__ __forceinline__ float store_mean(const PrepareParams& p, std::int64_t
   std::uint8_t* const to = mean_group<kDim>(p, head, first) + mean_offset(first, channel);
   *reinterpret_cast<T*>(to) = static_cast<T>(high);
   const float low = round_like<T>(m - high);
-  *reinterpret_cast<T*>(to + kMeanGroup * kDim * 2) = static_cast<T>(low);
-  // A group is copied whole, so what lies behind the last block must be something.
-  for (int beyond = first + kMeanRows; beyond % (kMeanRows * kMeanGroup) != 0 && beyond >= p.q_len;
-       beyond += kMeanRows) {
-    std::uint8_t* const zero = mean_group<kDim>(p, head, first) + mean_offset(beyond, channel);
-    *reinterpret_cast<T*>(zero) = T(0.0F);
-    *reinterpret_cast<T*>(zero + kMeanGroup * kDim * 2) = T(0.0F);
-    if (channel == 0) mean_shift<kDim>(p, head, beyond) = 0;
-  }
+  *reinterpret_cast<T*>(to + kMeanUnit * 128) = static_cast<T>(low);
   return high + low;
 }
 
-/// The product of a block's mean and K's, by which dS of K differs from that of K' in all keys alike: first every
-/// warp's 32 channels, and behind a barrier all of them.
+/// The product of a block's mean and the reference key: first every warp's 32 channels, and behind a barrier all of
+/// them.
 template <int kDim>
 __device__ __forceinline__ void begin_shift(PrepareShared<kDim>& s, int block, int channel, float product) {
 #pragma unroll
@@ -160,11 +152,11 @@ __device__ void q_means(Ring<kDim, T>& ring, Tile tile) {
   const int end = min(start + S::kMeanBlocks * kMeanRows, p.q_len);
   const int blocks = (end - start + kMeanRows - 1) / kMeanRows;
   workers_sync();  // the sums before these have been read
-  float k_mean = 0;
+  float of_key = 0;
   for (int block = 0;; ++block) {
     double sum[8] = {};
     sum_rows(ring, sum);
-    if (block == blocks - 1) k_mean = ring.channels()[threadIdx.x % kDim].mean;
+    if (block == blocks - 1) of_key = ring.channels()[threadIdx.x % kDim].mean;
     ring.release();
     add_up_warp<kDim>(sum);
     if (threadIdx.x % 32 < S::kChunks) {
@@ -184,7 +176,7 @@ __device__ void q_means(Ring<kDim, T>& ring, Tile tile) {
     const int count = min(kMeanRows, end - first);
     const float mean =
         store_mean<kDim, T>(p, head, first, i % kDim, static_cast<float>(total / static_cast<double>(count)));
-    begin_shift(ring.s, block, i % kDim, mean * k_mean);
+    begin_shift(ring.s, block, i % kDim, mean * of_key);
   }
   workers_sync();
   if (threadIdx.x >= 32) return;
@@ -194,10 +186,17 @@ __device__ void q_means(Ring<kDim, T>& ring, Tile tile) {
   if (threadIdx.x == 0) count_in_order(progress_of(p).q_blocks + head / p.group, blocks);
 }
 
+/// Where nothing is done beside codes.
+struct Nothing {
+  __device__ __forceinline__ void begin() const {}
+  __device__ __forceinline__ void end() const {}
+};
+
 /// Quantises the rows of a tile. kSubtract: the mean is subtracted from every row: K's, or of queries the tile's own,
-/// which is kept for dS. K's rows stay in the stage if `keep`.
-template <int kDim, class T, bool kIsQ, bool kSubtract>
-__device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) {
+/// which is kept for dS. K's rows stay in the stage if `keep`. `beside.begin()` is called
+/// half way through the codes of K, `beside.end()` behind them.
+template <int kDim, class T, bool kIsQ, bool kSubtract, class Beside>
+__device__ __forceinline__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep, Beside&& beside) {
   using S = PrepareShared<kDim>;
   const PrepareParams& p = ring.p;
   S& s = ring.s;
@@ -207,10 +206,10 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
   const int chunk = threadIdx.x % S::kChunks;
   const int lane_row = threadIdx.x / S::kChunks;
   const bool half_away = p.options.gran == QkGran::per_thread;
-  const std::uint8_t* const from = ring.mine();
+  const std::uint32_t from = once_a_tile(shared_address(ring.mine()));
   float* const row_maxima = s.row_max[ring.at.stage()];
   Scale* const row_scales = s.row_scale[ring.at.stage()];
-  const auto raw = [&](int pass) { return *reinterpret_cast<const uint4*>(from + pass * S::kPassBytes); };
+  const auto raw = [&](int pass) { return load_shared(from + pass * S::kPassBytes); };
 
   float subtract[8];
   if constexpr (kSubtract) {
@@ -233,14 +232,15 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
       for (int i = 0; i < 8; ++i) subtract[i] = ring.channels()[chunk * 8 + i].mean;
     }
   }
-  const auto smoothed = [&](int pass) {
-    Eight x = to_floats<T>(raw(pass));
+  const auto smooth = [&](const uint4& bits) {
+    Eight x = to_floats<T>(bits);
     if constexpr (kSubtract) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) x.x[i] = x.x[i] - subtract[i];
     }
     return x;
   };
+  const auto smoothed = [&](int pass) { return smooth(raw(pass)); };
   Scale scale;  // of K: a thread's rows share one
   if constexpr (kIsQ) {
     float row_max[S::kPasses];  // this thread's chunk of each of its rows
@@ -294,7 +294,19 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
     // Keys 8i + 2t and 8i + 2t + 1 share a scale, and a thread's rows are a multiple of 8 apart.
     // Subtracting the mean is monotonic, so the extremes of K' are those of K, smoothed.
     Extremes<T> of(as_pairs<T>(raw(0)));
-    if (count == kJobRows) {
+    // With scales per thread a warp shares each of its scales with one other, and a look at that one's rows, too, costs
+    // less than waiting for it. (With 64 columns a warp has rows of two scales, which it shares with three others.)
+    constexpr int kOthers = kDim == 128 ? 8 : 1;  // from a row to one of the other warp's
+    const bool alone = kDim >= 128 && half_away && count == kJobRows;
+    if (alone) {
+      const std::uint32_t others = shared_address(ring.rows() + raw_offset(lane_row ^ kOthers, chunk));
+      of.take(as_pairs<T>(load_shared(others)));
+#pragma unroll 4
+      for (int pass = 1; pass < S::kPasses; ++pass) {
+        of.take(as_pairs<T>(raw(pass)));
+        of.take(as_pairs<T>(load_shared(others + pass * S::kPassBytes)));
+      }
+    } else if (count == kJobRows) {
 #pragma unroll 4
       for (int pass = 1; pass < S::kPasses; ++pass) of.take(as_pairs<T>(raw(pass)));
     } else {
@@ -309,15 +321,29 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
       amax = fmaxf(amax, fmaxf(fabsf(low.x[i] - subtract[i]), fabsf(high.x[i] - subtract[i])));
     }
     if (lane_row >= count) amax = 0;  // none of the rows is this thread's
+    if (alone) {
 #pragma unroll
-    for (int distance = S::kChunks / 2; distance > 0; distance /= 2)
-      amax = fmaxf(amax, __shfl_xor_sync(~0U, amax, distance));
-    if (chunk == 0) row_maxima[lane_row] = amax;
-    workers_sync();
-    const int t = half_away ? lane_row / 2 % 4 : 0;
+      for (int distance = 16; distance > 0; distance /= 2) {
+        amax = fmaxf(amax, __shfl_xor_sync(~0U, amax, distance));
+      }
+    } else {
 #pragma unroll
-    for (int r = 0; r < S::kRows; ++r) {
-      if (!half_away || r / 2 % 4 == t) amax = fmaxf(amax, row_maxima[r]);
+      for (int distance = S::kChunks / 2; distance > 0; distance /= 2) {
+        amax = fmaxf(amax, __shfl_xor_sync(~0U, amax, distance));
+      }
+      if (chunk == 0) row_maxima[lane_row] = amax;
+      workers_sync();
+      const auto take_two = [&](int row) {
+        const float2 two = *reinterpret_cast<const float2*>(&row_maxima[row]);
+        amax = fmaxf(amax, fmaxf(two.x, two.y));
+      };
+      if (half_away) {
+#pragma unroll
+        for (int row = 0; row < S::kRows; row += 8) take_two(row + lane_row % 8 / 2 * 2);
+      } else {
+#pragma unroll
+        for (int row = 0; row < S::kRows; row += 2) take_two(row);
+      }
     }
     scale = with_inverse(scale_of(amax, half_away, p.top));
     if (chunk == 0 && lane_row < 8 && lane_row % 2 == 0) {
@@ -326,36 +352,46 @@ __device__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep) 
   }
 
   constexpr int kTile = kIsQ ? kTileRows : kTileKeys;
-  std::uint8_t* const image = part<std::uint8_t>(p, kIsQ ? p.at.q : p.at.k) +
-                              (head * (kIsQ ? p.q_tiles : p.k_tiles) + first / kTile) * (kTile * kDim) +
-                              qk_offset(kTile, kDim, lane_row, chunk * 8);
+  std::uint8_t* const image = once_a_tile(part<std::uint8_t>(p, kIsQ ? p.at.q : p.at.k) +
+                                          (head * (kIsQ ? p.q_tiles : p.k_tiles) + first / kTile) * (kTile * kDim) +
+                                          qk_offset(kTile, kDim, lane_row, chunk * 8));
   // Rows of a thread are a multiple of 8 apart, so the exchange of chunks is the same for all of them.
   const auto place = [&](int pass) {
     constexpr int kStep = kDim == 64 ? 64 : 128;
     constexpr int kHalf = kDim == 256 ? kTile * 128 : 0;  // an image is two of 128 channels
-    return reinterpret_cast<uint2*>(image + pass * S::kRows * kStep + pass * S::kRows / kTile * kHalf);
+    return image + pass * S::kRows * kStep + (kIsQ ? pass * S::kRows / kTile * kHalf : 0);
   };
   const int rows = kIsQ ? p.q_tiles * kTileRows - first : kTileKeys;  // that have a place in the image
   const int passes = min(S::kPasses, rows / S::kRows);
-  unsigned redo = 0;  // passes whose codes need a division
+  static_assert(S::kPasses % 2 == 0 && kTileRows / S::kRows % 2 == 0);
+  beside.begin();
+  unsigned redo = 0;  // a bit for each pass whose codes need a division, the last two passes lowest
   // Not unrolled further: jobs of all kinds run side by side, and their code has to fit into the instruction cache.
-#pragma unroll 2
-  for (int pass = 0; pass < passes; ++pass) {
-    if constexpr (kIsQ) scale = row_scales[pass * S::kRows + lane_row];
-    unsigned unsure;
-    // Streaming, here and for V: codes must not drive out of L2 what is to be looked at again.
-    __stcs(place(pass), encode(smoothed(pass), scale, p.options.e4m3_codes, unsure));
-    if (unsure != 0) redo |= 1U << pass;
+#pragma unroll 1
+  for (int pass = 0; pass < passes; pass += 2) {
+    const uint4 bits[2] = {raw(pass), raw(pass + 1)};
+    redo <<= 2;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if constexpr (kIsQ) scale = row_scales[(pass + i) * S::kRows + lane_row];
+      unsigned unsure;
+      // Streaming, here and for V: codes must not drive out of L2 what is to be looked at again.
+      store_streaming(place(pass + i), encode(smooth(bits[i]), scale, p.options.e4m3_codes, unsure));
+      if (unsure != 0) redo |= 1U << i;
+    }
   }
+  beside.end();
   while (redo != 0) {
-    const int pass = __ffs(static_cast<int>(redo)) - 1;
+    const int bit = __ffs(static_cast<int>(redo)) - 1;
     redo &= redo - 1;
+    const int pass = passes - 2 - (bit & ~1) + bit % 2;
     if constexpr (kIsQ) scale = row_scales[pass * S::kRows + lane_row];
-    *place(pass) = pack(divide_rarely(smoothed(pass), scale.scale, half_away, p.top), p.options.e4m3_codes);
+    store_streaming(place(pass),
+                    pack(divide_rarely(smoothed(pass), scale.scale, half_away, p.top), p.options.e4m3_codes));
   }
   if (count < kJobRows) {
     for (int pass = 0; pass < passes; ++pass) {
-      if (pass * S::kRows + lane_row >= count) *place(pass) = {0, 0};
+      if (pass * S::kRows + lane_row >= count) store_streaming(place(pass), {0, 0});
     }
   }
   if (!keep) ring.release();

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "fmt/core.h"
+#include "kernels/sm90_jobs.hpp"
 #include "kernels/sm90_tensor_map.hpp"
 #include "reference/formats.hpp"
 #include "reference/quantize.hpp"
@@ -102,7 +103,7 @@ class Prepared {
 
  private:
   /// The halves of a mean hold 16 (BF16) or 22 (FP16) bits, FP32 sums lose 2^-22 of the largest partial sum: errors are
-  /// relative to sum |q_mean k|, with what smoothing took away still in it.
+  /// relative to sum |q_mean k|, with what smoothing took away still in it, and the reference key's.
   void expect_delta(const HeadProblem& head, const Operands& truth, std::int64_t q_head,
                     const std::string& what) const {
     const auto& a = params_;
@@ -119,9 +120,18 @@ class Prepared {
       for (std::int64_t j = 0; j < a.kv_len; ++j) {
         // Blocks that do not see the tile at all are left out.
         if (a.is_causal != 0 && (b + 1) * 128 + a.causal_shift <= j / 128 * 128) continue;
-        double size = 0;
-        for (int c = 0; c < a.head_dim; ++c) size += std::fabs(mean[c] * static_cast<double>(head.k(j, c)));
-        const double expected = static_cast<double>(truth.delta_s(b, j));
+        const auto size_of = [&](std::int64_t key) {
+          double size = 0;
+          for (int c = 0; c < a.head_dim; ++c) size += std::fabs(mean[c] * static_cast<double>(head.k(key, c)));
+          return size;
+        };
+        double size = size_of(j);
+        double expected = static_cast<double>(truth.delta_s(b, j));
+        if (options_.smooth_k) {
+          const int reference = sm90::reference_key(a.kv_len);
+          size += size_of(reference);
+          expected -= static_cast<double>(truth.delta_s(b, reference));
+        }
         const double found =
             static_cast<double>(at<float>(at_.delta_s, (q_head * a.q_blocks + b) * a.k_tiles * 128 + j));
         const double error = std::fabs(found - expected) / (size * static_cast<double>(a.scale_log2) + 1e-6);
@@ -252,6 +262,7 @@ TEST(Sm90Prepare, HasTheCodesOfTheQuantiser) {
     all.push_back(smooth);
   }
   all.push_back({.qk = Format::int8, .smooth_k = false});
+  all.push_back({.qk = Format::int4, .smooth_q = true, .smooth_k = false, .e4m3_codes = true});
   std::vector<CallSpec> specs;
   for (const auto dtype : {DType::float16, DType::bfloat16}) {
     specs.push_back({.shape = {1, 2, 1, 300, 700, 64}, .dtype = dtype, .k_bias = 4, .v_bias = 2, .seed = 1});
