@@ -6,22 +6,12 @@
 
 #include "kernels/sm90_tensor_map.hpp"
 
-/// Hopper's barriers in shared memory, bulk copies and register shares, one instruction a function.
+/// Hopper's barriers in shared memory, bulk copies, register shares and some other loads and stores, one instruction a
+/// function.
 namespace sage2::cuda::sm90 {
 
 __device__ __forceinline__ std::uint32_t shared_address(const void* p) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
-}
-
-/// A value that the compiler computes here and keeps, instead of computing it again where it is used.
-template <class T>
-__device__ __forceinline__ T once_a_tile(T x) {
-  if constexpr (sizeof(T) == 8) {
-    asm volatile("" : "+l"(x));
-  } else {
-    asm volatile("" : "+r"(x));
-  }
-  return x;
 }
 
 /// 16 bytes of shared memory.
@@ -115,7 +105,7 @@ __device__ __forceinline__ void copy_rows(std::uint8_t* shared, const CUtensorMa
   }
 }
 
-/// What this thread wrote to shared memory comes before later bulk copies into it.
+/// What this thread wrote to shared memory comes before later bulk copies into it, and before tensor cores read it.
 __device__ __forceinline__ void fence_before_bulk_copy() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }

@@ -19,6 +19,7 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
   Ring<kDim, T> ring{p, s};
   for (;;) {
     const Tile tile = ring.take();
+    // Of all lanes: the products of dS run on only where the compiler knows that they do not diverge.
     switch (static_cast<JobKind>(once(static_cast<std::uint32_t>(tile.kind)))) {
       case JobKind::k_statistics:
         k_statistics<kDim, T>(ring, tile);
@@ -27,7 +28,7 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
         v_statistics<kDim, T>(ring, tile);
         break;
       case JobKind::q_codes:
-        quantize_rows<kDim, T, true, kSmoothQ>(ring, tile, false, Nothing{});
+        quantize_rows<kDim, T, true, kSmoothQ>(ring, tile, Nothing{});
         break;
       case JobKind::q_means:
         if constexpr (kSmoothQ) q_means(ring, tile);
@@ -35,10 +36,10 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
       case JobKind::k_codes:
         if constexpr (kSmoothQ) {
           DeltaScores<kDim, T> scores(ring, tile);
-          quantize_rows<kDim, T, false, true>(ring, tile, true, scores);
+          quantize_rows<kDim, T, false, true>(ring, tile, scores);
           scores.finish();
         } else {
-          quantize_rows<kDim, T, false, true>(ring, tile, false, Nothing{});
+          quantize_rows<kDim, T, false, true>(ring, tile, Nothing{});
         }
         break;
       case JobKind::v_codes:

@@ -27,7 +27,8 @@ struct Progress {
   int* v_chunks;
   int* k_ready;   ///< the mean is there
   int* v_ready;   ///< scales and mean are there
-  int* q_blocks;  ///< blocks of Q (all heads of the group) whose means, and their products with K's, are there
+  int* q_blocks;  ///< blocks of Q (all heads of the group) whose means, and their products with the reference key, are
+                  ///< there
 };
 inline constexpr std::size_t kProgressHead = 64;  ///< bytes before the arrays
 inline std::size_t progress_bytes(std::int64_t kv_count) {
@@ -89,6 +90,8 @@ struct PrepareShared {
   static constexpr int kBoxes = kDim == 64 ? 1 : 2;              ///< of a group in a slot
   static constexpr int kParts = kDim / (kBoxChannels * kBoxes);  ///< slots that a group takes
   alignas(1024) std::uint8_t raw[kStages][kJobRows * kDim * 2];
+  // Of one tile after another; a tile of K's codes has no barrier. So every job has one behind its last reading of what
+  // it keeps here, and another one before its first writing.
   union {
     double sums[kWorkers / 32][kDim];  ///< of a warp
     double block_sums[kMeanBlocks][kWorkers / 32][kDim];
@@ -98,7 +101,7 @@ struct PrepareShared {
   alignas(16) float mean_shifts[kSlots][kMeanGroup];
   Channel channel[kStages][kDim];
   Tile tile[kStages];
-  // Of a stage, too: a worker that writes them has seen all others leave the tile before.
+  // Of a stage, too: a worker that writes them has seen all others leave the tile before in this stage.
   float mean[kStages][kDim];
   alignas(16) float row_max[kStages][kJobRows];
   Scale row_scale[kStages][kJobRows];

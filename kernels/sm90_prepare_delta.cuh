@@ -8,7 +8,7 @@ namespace sage2::cuda::sm90 {
 
 /// The blocks of queries that see a key tile, in groups of kMeanGroup that share a query head.
 struct DeltaRange {
-  int least;     ///< blocks before it do not see the tile: nobody reads their dS
+  int least;     ///< blocks before it do not see the tile: nobody uses their dS
   int per_head;  ///< groups of a query head
   [[nodiscard]] __device__ __forceinline__ int groups(const PrepareParams& p) const { return p.group * per_head; }
 };
@@ -56,8 +56,9 @@ __device__ __forceinline__ void bring_means(Ring<kDim, T>& ring, int of_kv, cons
 }
 
 /// dS of one key tile for every block of every query head of the group. K is taken as captured: its 16-bit values are
-/// exact operands, as they lie in the stage. A row of dS, which differs from that of K' by a constant, is made relative
-/// to that of the reference key. A warpgroup has 64 keys, a warp of it a unit of blocks.
+/// exact operands, as they lie in the stage. Smooth K would change a row of dS by a constant only, so K' is not needed;
+/// with it, rows are made relative to that of the reference key. A warpgroup has 64 keys, a warp of it a unit of
+/// blocks.
 template <int kDim, class T>
 class DeltaScores {
   using S = PrepareShared<kDim>;
@@ -66,8 +67,10 @@ class DeltaScores {
   /// The products of the first group run beside codes of K, those of the next ones beside stores: where there are
   /// registers for both (not with 64 columns), and a slot for all of a group's means (not with 256).
   static constexpr bool kBeside = kDim == 128;
+  static constexpr bool kKeepsRows = true;
 
-  /// The first means come while K's codes are computed. Sooner is better (measured).
+  /// The first means come while K's maxima are found, or its codes where these are not beside. Sooner is better
+  /// (measured).
   __device__ __forceinline__ DeltaScores(Ring<kDim, T>& ring, const Tile& tile)
       : ring_(ring), tile_(tile), range_(delta_range(ring.p, tile)) {
     // The same for all lanes, which the compiler has to know to let products run on.
@@ -90,7 +93,7 @@ class DeltaScores {
     float* const out = part<float>(p, p.at.delta_s) +
                        static_cast<std::int64_t>(tile_.head) * p.group * p.q_blocks * keys + tile_.first + key() +
                        lane % 4 * 2;
-    if (S::kParts == 1 && !kBeside) {
+    if constexpr (S::kParts == 1 && !kBeside) {
       issue(0, 0);
       wait();
     }
@@ -158,8 +161,8 @@ class DeltaScores {
     __syncwarp();
   }
 
-  /// Starts the products of the n-th part of means, part `part` of its group. (Without groups they mean nothing, but a
-  /// branch around them would make the compiler wait for each.)
+  /// Starts the products of the n-th part of means, part `part` of its group. (Without groups they mean nothing, and
+  /// the next tile's means may arrive meanwhile, but a branch around them would make the compiler wait for each.)
   __device__ __forceinline__ void issue(int n, int part) {
     const auto at = ring_.means(n);
     if (groups_ > 0) ring_.s.means_full[at.stage()].wait(at.parity());

@@ -116,7 +116,7 @@ __device__ __noinline__ void load_rows_slowly(const PrepareParams& p, std::uint8
     }
     *reinterpret_cast<uint4*>(rows + raw_offset(row, chunk)) = bits;
   }
-  fence_before_bulk_copy();
+  fence_before_bulk_copy();  // for the tensor cores of dS, too
   workers_sync();
 }
 
@@ -135,7 +135,7 @@ struct Ring {
   const PrepareParams& p;
   Shared& s;
   RingCount<Shared::kStages> at = {};
-  unsigned means_taken = 0;  ///< chunks of means of queries, of all tiles of K before
+  unsigned means_taken = 0;  ///< parts of means of queries, of all tiles of K before
 
   /// Waits for the next tile. Rows beyond the last are zeros.
   __device__ __forceinline__ Tile take() {
@@ -144,7 +144,7 @@ struct Ring {
     if (tile.kind != JobKind::none && tile.copied == 0) load_rows_slowly<kDim, T>(p, rows(), s.tile[at.stage()]);
     return tile;
   }
-  /// Where the means of chunk i of this tile's dS come.
+  /// Where part i of the means for this tile's dS comes.
   [[nodiscard]] __device__ __forceinline__ RingCount<Shared::kSlots> means(int i) const {
     return {means_taken + static_cast<unsigned>(i)};
   }

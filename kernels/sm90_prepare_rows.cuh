@@ -1,8 +1,8 @@
 #pragma once
 
-#include "kernels/sm90_prepare_ring.cuh"
+#include "kernels/sm90_prepare_means.cuh"
 
-/// Quantising jobs of Q and K: 128 rows, codes straight into tile images; and the means of Q's blocks.
+/// Quantising jobs of Q and K: 128 rows, codes straight into tile images.
 namespace sage2::cuda::sm90 {
 
 /// Smallest and largest of each of eight channels.
@@ -27,35 +27,6 @@ struct Extremes {
   }
 };
 
-/// Sums over the rows that a warp holds.
-template <int kDim>
-__device__ __forceinline__ void add_up_warp(double (&sum)[8]) {
-#pragma unroll
-  for (int step = 16; step >= PrepareShared<kDim>::kChunks; step /= 2) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum[i] += __shfl_xor_sync(~0U, sum[i], step);
-  }
-}
-
-/// Sums of each channel over the rows the workers hold, one channel a thread (0 beyond kDim); the order is fixed.
-template <int kDim>
-__device__ __forceinline__ double add_up(PrepareShared<kDim>& s, double (&sum)[8], int chunk) {
-  constexpr int kChunks = PrepareShared<kDim>::kChunks;
-  add_up_warp<kDim>(sum);
-  workers_sync();  // the sums before these have been read
-  if (threadIdx.x % 32 < kChunks) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) s.sums[threadIdx.x / 32][chunk * 8 + i] = sum[i];
-  }
-  workers_sync();
-  double total = 0;
-  if (threadIdx.x < kDim) {
-#pragma unroll
-    for (int warp = 0; warp < kWorkers / 32; ++warp) total += s.sums[warp][threadIdx.x];
-  }
-  return total;
-}
-
 /// Not inlined: the code of all jobs has to fit into the instruction cache.
 __device__ __noinline__ Eight divide_rarely(Eight x, float scale, bool half_away, float top) {
 #pragma unroll
@@ -77,126 +48,18 @@ __device__ __forceinline__ GroupRows query_group(QkGran gran, int id) {
   return {id * rows, 1, rows};
 }
 
-/// Where the means of a block's group lie; `first` is a row of the block.
-template <int kDim>
-__device__ __forceinline__ std::uint8_t* mean_group(const PrepareParams& p, std::int64_t head, int first) {
-  const std::int64_t group = head * p.q_groups + first / (kMeanRows * kMeanGroup);
-  return part<std::uint8_t>(p, p.at.q_mean) + group * mean_group_bytes(kDim);
-}
-/// And the high half of a channel of a block within its group; the low one is kMeanUnit rows further.
-__device__ __forceinline__ int mean_offset(int first, int channel) {
-  const int row = first / kMeanRows % kMeanGroup;
-  return channel / kBoxChannels * kMeanBoxBytes + row / kMeanUnit * kMeanUnitBytes +
-         box_offset(0, row % kMeanUnit, 0, channel % kBoxChannels / 8) + channel % 8 * 2;
-}
-
-/// Where a block's product with the reference key lies, behind its group's means.
-template <int kDim>
-__device__ __forceinline__ float& mean_shift(const PrepareParams& p, std::int64_t head, int first) {
-  auto* const shifts = reinterpret_cast<float*>(mean_group<kDim>(p, head, first) + mean_shift_offset(kDim));
-  return shifts[first / kMeanRows % kMeanGroup];
-}
-
-/// This thread's sums of eight channels over its rows of a stage.
-template <int kDim, class T>
-__device__ __forceinline__ void sum_rows(const Ring<kDim, T>& ring, double (&sum)[8]) {
-  using S = PrepareShared<kDim>;
-  const std::uint8_t* const from = ring.mine();
-#pragma unroll 4
-  for (int pass = 0; pass < S::kPasses; ++pass) {
-    const Eight x = to_floats<T>(*reinterpret_cast<const uint4*>(from + pass * S::kPassBytes));
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(x.x[i]);
-  }
-}
-
-/// Stores the mean of a block's channel: as it is, and in two 16-bit halves for the tensor cores that compute dS; these
-/// add up to what is returned.
-template <int kDim, class T>
-__device__ __forceinline__ float store_mean(const PrepareParams& p, std::int64_t head, int first, int channel,
-                                            float m) {
-  const std::int64_t block = head * p.q_blocks + first / kMeanRows;
-  part<float>(p, p.at.q_block_mean)[block * kDim + channel] = m;
-  const float high = round_like<T>(m);
-  std::uint8_t* const to = mean_group<kDim>(p, head, first) + mean_offset(first, channel);
-  *reinterpret_cast<T*>(to) = static_cast<T>(high);
-  const float low = round_like<T>(m - high);
-  *reinterpret_cast<T*>(to + kMeanUnit * 128) = static_cast<T>(low);
-  return high + low;
-}
-
-/// The product of a block's mean and the reference key: first every warp's 32 channels, and behind a barrier all of
-/// them.
-template <int kDim>
-__device__ __forceinline__ void begin_shift(PrepareShared<kDim>& s, int block, int channel, float product) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) product += __shfl_xor_sync(~0U, product, step);
-  if (channel % 32 == 0) s.shift[block][channel / 32] = product;
-}
-template <int kDim>
-__device__ __forceinline__ float end_shift(const PrepareShared<kDim>& s, int block) {
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < kDim / 32; ++i) sum += s.shift[block][i];
-  return sum;
-}
-
-/// Means of up to kMeanBlocks blocks of queries, where codes of Q are not wanted.
-template <int kDim, class T>
-__device__ void q_means(Ring<kDim, T>& ring, Tile tile) {
-  using S = PrepareShared<kDim>;
-  const PrepareParams& p = ring.p;
-  const int chunk = threadIdx.x % S::kChunks;
-  const std::int64_t head = tile.head;
-  const int start = tile.first;
-  const int end = min(start + S::kMeanBlocks * kMeanRows, p.q_len);
-  const int blocks = (end - start + kMeanRows - 1) / kMeanRows;
-  workers_sync();  // the sums before these have been read
-  float of_key = 0;
-  for (int block = 0;; ++block) {
-    double sum[8] = {};
-    sum_rows(ring, sum);
-    if (block == blocks - 1) of_key = ring.channels()[threadIdx.x % kDim].mean;
-    ring.release();
-    add_up_warp<kDim>(sum);
-    if (threadIdx.x % 32 < S::kChunks) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) ring.s.block_sums[block][threadIdx.x / 32][chunk * 8 + i] = sum[i];
-    }
-    if (block == blocks - 1) break;
-    tile = ring.take();
-  }
-  workers_sync();
-  for (int i = threadIdx.x; i < blocks * kDim; i += kWorkers) {
-    const int block = i / kDim;
-    const int first = start + block * kMeanRows;
-    double total = 0;
-#pragma unroll
-    for (int warp = 0; warp < kWorkers / 32; ++warp) total += ring.s.block_sums[block][warp][i % kDim];
-    const int count = min(kMeanRows, end - first);
-    const float mean =
-        store_mean<kDim, T>(p, head, first, i % kDim, static_cast<float>(total / static_cast<double>(count)));
-    begin_shift(ring.s, block, i % kDim, mean * of_key);
-  }
-  workers_sync();
-  if (threadIdx.x >= 32) return;
-  const int mine = static_cast<int>(threadIdx.x);
-  if (mine < blocks) mean_shift<kDim>(p, head, start + mine * kMeanRows) = end_shift(ring.s, mine);
-  __syncwarp();
-  if (threadIdx.x == 0) count_in_order(progress_of(p).q_blocks + head / p.group, blocks);
-}
-
 /// Where nothing is done beside codes.
 struct Nothing {
+  static constexpr bool kKeepsRows = false;
   __device__ __forceinline__ void begin() const {}
   __device__ __forceinline__ void end() const {}
 };
 
 /// Quantises the rows of a tile. kSubtract: the mean is subtracted from every row: K's, or of queries the tile's own,
-/// which is kept for dS. K's rows stay in the stage if `keep`. `beside.begin()` is called
-/// half way through the codes of K, `beside.end()` behind them.
+/// which is kept for dS. The codes are computed between `beside.begin()` and `beside.end()`. K's rows stay in the stage
+/// if `beside` keeps them.
 template <int kDim, class T, bool kIsQ, bool kSubtract, class Beside>
-__device__ __forceinline__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, bool keep, Beside&& beside) {
+__device__ __forceinline__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, Beside&& beside) {
   using S = PrepareShared<kDim>;
   const PrepareParams& p = ring.p;
   S& s = ring.s;
@@ -206,7 +69,7 @@ __device__ __forceinline__ void quantize_rows(Ring<kDim, T>& ring, const Tile& t
   const int chunk = threadIdx.x % S::kChunks;
   const int lane_row = threadIdx.x / S::kChunks;
   const bool half_away = p.options.gran == QkGran::per_thread;
-  const std::uint32_t from = once_a_tile(shared_address(ring.mine()));
+  const std::uint32_t from = kept(shared_address(ring.mine()));
   float* const row_maxima = s.row_max[ring.at.stage()];
   Scale* const row_scales = s.row_scale[ring.at.stage()];
   const auto raw = [&](int pass) { return load_shared(from + pass * S::kPassBytes); };
@@ -352,9 +215,9 @@ __device__ __forceinline__ void quantize_rows(Ring<kDim, T>& ring, const Tile& t
   }
 
   constexpr int kTile = kIsQ ? kTileRows : kTileKeys;
-  std::uint8_t* const image = once_a_tile(part<std::uint8_t>(p, kIsQ ? p.at.q : p.at.k) +
-                                          (head * (kIsQ ? p.q_tiles : p.k_tiles) + first / kTile) * (kTile * kDim) +
-                                          qk_offset(kTile, kDim, lane_row, chunk * 8));
+  std::uint8_t* const image = kept(part<std::uint8_t>(p, kIsQ ? p.at.q : p.at.k) +
+                                   (head * (kIsQ ? p.q_tiles : p.k_tiles) + first / kTile) * (kTile * kDim) +
+                                   qk_offset(kTile, kDim, lane_row, chunk * 8));
   // Rows of a thread are a multiple of 8 apart, so the exchange of chunks is the same for all of them.
   const auto place = [&](int pass) {
     constexpr int kStep = kDim == 64 ? 64 : 128;
@@ -394,7 +257,7 @@ __device__ __forceinline__ void quantize_rows(Ring<kDim, T>& ring, const Tile& t
       if (pass * S::kRows + lane_row >= count) store_streaming(place(pass), {0, 0});
     }
   }
-  if (!keep) ring.release();
+  if constexpr (!std::remove_reference_t<Beside>::kKeepsRows) ring.release();
 }
 
 }  // namespace sage2::cuda::sm90

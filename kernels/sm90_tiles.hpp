@@ -104,10 +104,11 @@ struct AttentionParams {
                                ///< 64-key steps [kv_count, k_tiles, 128]: of each key
   const float* v_scale;        ///< [kv_count, dim]
   const float* v_mean;         ///< [kv_count, dim], or null without smooth V
-  const float* delta_s;        ///< [q_count, q_blocks of 128 rows, k_tiles * 128], base 2; null without smooth Q
+  const float* delta_s;        ///< [q_count, q_blocks of 128 rows, k_tiles * 128], base 2, less a constant a row where
+                               ///< K is smoothed (reference_key); null without smooth Q
   void* o;                     ///< [batch, q_heads, q_len, head_dim] with the strides below
   float* lse;                  ///< [q_count, q_len] natural log-sum-exp, or null
-  const float* lse_shift;      ///< [q_count, q_len]: q . k_mean sm_scale, which smooth K took away; null without
+  const float* lse_shift;      ///< [q_count, q_len]: what smooth K took from the scores of a row; null without
   unsigned long long* counts;  ///< accuracy kernels: [q_count, 3] underflow, total, saturated (LoopCounts); or null
   int* next_tile;              ///< the next piece of work; with `values` [kv_count] numbers follow: units whose codes
                                ///< are there. Zero at launch.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <cstdint>
@@ -58,6 +59,17 @@ __device__ __forceinline__ std::uint32_t once(std::uint32_t x) {
 }
 __device__ __forceinline__ std::uint64_t once(std::uint64_t x) {
   return std::uint64_t{once(static_cast<std::uint32_t>(x >> 32))} << 32 | once(static_cast<std::uint32_t>(x));
+}
+
+/// An address that the compiler computes here and keeps, instead of computing it again where it is used.
+template <class T>
+__device__ __forceinline__ T kept(T x) {
+  if constexpr (sizeof(T) == 8) {
+    asm volatile("" : "+l"(x));
+  } else {
+    asm volatile("" : "+r"(x));
+  }
+  return x;
 }
 
 /// d [64 x 128] (+)= A B^T: INT8 operands in shared memory, exact sums.
@@ -170,6 +182,7 @@ __device__ __forceinline__ void wgmma_e4m3(std::uint32_t (&d)[16], const std::ui
 /// d [64 x 64] (+)= A B^T in FP16 or BF16, T: both operands in shared memory.
 template <class T>
 __device__ __forceinline__ void wgmma_16bit(float (&d)[32], std::uint64_t a, std::uint64_t b, bool accumulate) {
+  static_assert(std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>);
   if constexpr (std::is_same_v<T, __half>) {
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"

@@ -117,21 +117,19 @@ class Prepared {
         for (int c = 0; c < a.head_dim; ++c)
           mean[c] += static_cast<double>(head.q(b * 128 + i, c)) / static_cast<double>(rows);
       }
+      const auto size_of = [&](std::int64_t key) {
+        double size = 0;
+        for (int c = 0; c < a.head_dim; ++c) size += std::fabs(mean[c] * static_cast<double>(head.k(key, c)));
+        return size;
+      };
+      const int reference = sm90::reference_key(a.kv_len);
+      const double size_of_reference = options_.smooth_k ? size_of(reference) : 0;
+      const double of_reference = options_.smooth_k ? static_cast<double>(truth.delta_s(b, reference)) : 0;
       for (std::int64_t j = 0; j < a.kv_len; ++j) {
         // Blocks that do not see the tile at all are left out.
         if (a.is_causal != 0 && (b + 1) * 128 + a.causal_shift <= j / 128 * 128) continue;
-        const auto size_of = [&](std::int64_t key) {
-          double size = 0;
-          for (int c = 0; c < a.head_dim; ++c) size += std::fabs(mean[c] * static_cast<double>(head.k(key, c)));
-          return size;
-        };
-        double size = size_of(j);
-        double expected = static_cast<double>(truth.delta_s(b, j));
-        if (options_.smooth_k) {
-          const int reference = sm90::reference_key(a.kv_len);
-          size += size_of(reference);
-          expected -= static_cast<double>(truth.delta_s(b, reference));
-        }
+        const double size = size_of(j) + size_of_reference;
+        const double expected = static_cast<double>(truth.delta_s(b, j)) - of_reference;
         const double found =
             static_cast<double>(at<float>(at_.delta_s, (q_head * a.q_blocks + b) * a.k_tiles * 128 + j));
         const double error = std::fabs(found - expected) / (size * static_cast<double>(a.scale_log2) + 1e-6);
@@ -270,9 +268,18 @@ TEST(Sm90Prepare, HasTheCodesOfTheQuantiser) {
     specs.push_back({.shape = {1, 1, 1, 1, 1, 128}, .dtype = dtype, .seed = 3});
     specs.push_back({.shape = {1, 2, 2, 200, 513, 96}, .dtype = dtype, .is_causal = true, .q_spread = 9, .seed = 4});
     specs.push_back({.shape = {1, 1, 1, 140, 260, 256}, .dtype = dtype, .v_bias = 8, .seed = 5});
-    // Means of more than one chunk of blocks, for three query heads.
+    // Means of more than one group of blocks, for three query heads; with a mask tiles that only later groups see, or
+    // no query at all.
     for (const std::size_t dim : {64U, 128U, 256U}) {
-      if (dtype == DType::bfloat16) specs.push_back({.shape = {1, 3, 1, 4300, 260, dim}, .dtype = dtype, .seed = 7});
+      if (dtype != DType::bfloat16) continue;
+      specs.push_back({.shape = {1, 3, 1, 4300, 260, dim}, .dtype = dtype, .seed = 7});
+      specs.push_back({.shape = {1, 2, 1, 1500, 1500, dim}, .dtype = dtype, .is_causal = true, .seed = 8});
+      specs.push_back({.shape = {1, 1, 1, 4300, 4300, dim}, .dtype = dtype, .is_causal = true, .seed = 9});
+      specs.push_back({.shape = {1, 2, 1, 200, 700, dim},
+                       .dtype = dtype,
+                       .is_causal = true,
+                       .causal_align = CausalAlign::top_left,
+                       .seed = 10});
     }
     // Rows that are not aligned for wide loads.
     specs.push_back({.shape = {1, 1, 1, 70, 90, 50}, .dtype = dtype, .row_padding = 3, .offset = 1, .seed = 6});
