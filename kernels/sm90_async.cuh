@@ -23,7 +23,10 @@ __device__ __forceinline__ uint4 load_shared(std::uint32_t address) {
                : "memory");
   return x;
 }
-/// 8 bytes to device memory that are not to stay in L2.
+/// 4 or 8 bytes to device memory that are not to stay in L2.
+__device__ __forceinline__ void store_streaming(void* to, unsigned x) {
+  asm volatile("st.global.cs.b32 [%0], %1;\n" ::"l"(to), "r"(x) : "memory");
+}
 __device__ __forceinline__ void store_streaming(void* to, uint2 x) {
   asm volatile("st.global.cs.v2.b32 [%0], {%1, %2};\n" ::"l"(to), "r"(x.x), "r"(x.y) : "memory");
 }

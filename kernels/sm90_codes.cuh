@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/sm90_async.cuh"
 #include "kernels/sm90_tiles.hpp"
 
 /// Codes of Q and K from 16-bit numbers, eight channels of a row at a time, with the bits of sage2::quantize, and
@@ -156,7 +157,7 @@ __device__ __forceinline__ void store_further(std::uint8_t* at, int i, unsigned 
   // A row is 128 bytes, and its chunks of 16 are exchanged by the channel's low bits. Tiles are as large as
   // kWorkspaceAlignment or more, and aligned to it.
   const auto to = reinterpret_cast<std::uintptr_t>(at) ^ static_cast<unsigned>(i * (kTileKeys + 16));
-  asm volatile("st.global.cs.b32 [%0], %1;\n" ::"l"(to), "r"(word) : "memory");
+  store_streaming(reinterpret_cast<void*>(to), word);
 }
 
 }  // namespace sage2::cuda::sm90

@@ -123,9 +123,13 @@ struct Job {
   return rows(JobKind::v_codes, head, index - head * jobs.tiles, kJobRows, p.kv_len);
 }
 
-/// Cuts a problem into jobs; `dim`: padded_head_dim. Counts, lengths, tiles and blocks, `options`, `q_codes` and
+/// Cuts a problem into tiles, blocks and jobs; `dim`: padded_head_dim. Counts and lengths, `options`, `q_codes` and
 /// `v_heads` must be there.
 inline void plan_jobs(PrepareParams& p, int dim) {
+  p.q_tiles = (p.q_len + kTileRows - 1) / kTileRows;
+  p.k_tiles = (p.kv_len + kTileKeys - 1) / kTileKeys;
+  p.q_blocks = (p.q_len + kMeanRows - 1) / kMeanRows;
+  p.q_groups = (p.q_blocks + kMeanGroup - 1) / kMeanGroup;
   p.statistics_rows = statistics_rows(dim, p.options.smooth_q);
   p.chunks = (p.kv_len + p.statistics_rows - 1) / p.statistics_rows;
   p.q_job_rows = p.q_codes ? kJobRows : mean_blocks(dim) * kMeanRows;

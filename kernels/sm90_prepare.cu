@@ -156,10 +156,6 @@ PrepareParams prepare_params(const DeviceProblem& problem, const PrepareOptions&
   p.q_len = static_cast<int>(problem.q.tokens);
   p.kv_len = static_cast<int>(problem.k.tokens);
   p.head_dim = static_cast<int>(problem.q.channels);
-  p.q_tiles = (p.q_len + kTileRows - 1) / kTileRows;
-  p.k_tiles = (p.kv_len + kTileKeys - 1) / kTileKeys;
-  p.q_blocks = (p.q_len + kMeanRows - 1) / kMeanRows;
-  p.q_groups = (p.q_blocks + kMeanGroup - 1) / kMeanGroup;
   const int dim = padded_head_dim(p.head_dim);
   p.q_codes = writes_q_codes(problem, options);
   p.is_causal = problem.is_causal ? 1 : 0;

@@ -90,8 +90,8 @@ struct PrepareShared {
   static constexpr int kBoxes = kDim == 64 ? 1 : 2;              ///< of a group in a slot
   static constexpr int kParts = kDim / (kBoxChannels * kBoxes);  ///< slots that a group takes
   alignas(1024) std::uint8_t raw[kStages][kJobRows * kDim * 2];
-  // Of one tile after another; a tile of K's codes has no barrier. So every job has one behind its last reading of what
-  // it keeps here, and another one before its first writing.
+  // Of one tile after another; a tile of K's codes (q_means) may do without a barrier. So every other job has one
+  // before its first writing here, and another one behind its last reading.
   union {
     double sums[kWorkers / 32][kDim];  ///< of a warp
     double block_sums[kMeanBlocks][kWorkers / 32][kDim];

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "fmt/core.h"
-#include "kernels/sm90_tiles.hpp"
 
 /// How the preparation is cut into jobs, counted here row by row, on the CPU.
 namespace sage2::cuda::sm90 {
@@ -28,10 +27,6 @@ PrepareParams params_of(const Shape& s) {
   p.q_count = s.kv_count * s.group;
   p.q_len = s.q_len;
   p.kv_len = s.kv_len;
-  p.q_tiles = (s.q_len + kTileRows - 1) / kTileRows;
-  p.k_tiles = (s.kv_len + kTileKeys - 1) / kTileKeys;
-  p.q_blocks = (s.q_len + kMeanRows - 1) / kMeanRows;
-  p.q_groups = (p.q_blocks + kMeanGroup - 1) / kMeanGroup;
   p.q_codes = s.q_codes;
   p.v_heads = s.v_heads;
   plan_jobs(p, s.dim);
