@@ -64,27 +64,14 @@ class DeltaScores {
   using S = PrepareShared<kDim>;
 
  public:
-  /// The products of the first group run beside codes of K, those of the next ones beside stores: where there are
-  /// registers for both (not with 64 columns), and a slot for all of a group's means (not with 256).
-  static constexpr bool kBeside = kDim == 128;
-  static constexpr bool kKeepsRows = true;
-
-  /// The first means come while K's maxima are found, or its codes where these are not beside. Sooner is better
-  /// (measured).
+  /// The first means come while K's codes are computed. Sooner is better (measured).
   __device__ __forceinline__ DeltaScores(Ring<kDim, T>& ring, const Tile& tile)
       : ring_(ring), tile_(tile), range_(delta_range(ring.p, tile)) {
     // The same for all lanes, which the compiler has to know to let products run on.
     groups_ = static_cast<int>(once(static_cast<std::uint32_t>(range_.groups(ring.p))));
     bring(0, S::kSlots);
   }
-  __device__ __forceinline__ void begin() {
-    if constexpr (kBeside) issue(0, 0);
-  }
-  __device__ __forceinline__ void end() {
-    if constexpr (kBeside) wait();
-  }
-
-  /// After `end`: stores dS, and computes what is not yet there.
+  /// Computes and stores dS, and leaves the tile.
   __device__ __forceinline__ void finish() {
     const PrepareParams& p = ring_.p;
     const int lane = static_cast<int>(threadIdx.x % 32);
@@ -93,25 +80,17 @@ class DeltaScores {
     float* const out = part<float>(p, p.at.delta_s) +
                        static_cast<std::int64_t>(tile_.head) * p.group * p.q_blocks * keys + tile_.first + key() +
                        lane % 4 * 2;
-    if constexpr (S::kParts == 1 && !kBeside) {
-      issue(0, 0);
-      wait();
-    }
     if (groups_ == 0) ring_.release();
     for (int i = 0; i < groups_; ++i) {
       float shift = 0;
-      if constexpr (S::kParts == 1) {
-        shift = shift_of(i, of_block);
-      } else {
 #pragma unroll
-        for (int part = 0; part < S::kParts; ++part) {
-          const int n = i * S::kParts + part;
-          issue(n, part);
-          if (part == 0) shift = shift_of(n, of_block);
-          wait();
-          leave(n);
-          bring(n + S::kSlots, 1);
-        }
+      for (int part = 0; part < S::kParts; ++part) {
+        const int n = i * S::kParts + part;
+        issue(n, part);
+        if (part == 0) shift = shift_of(n, of_block);
+        wait();
+        leave(n);
+        bring(n + S::kSlots, 1);
       }
       if (i + 1 == groups_) ring_.release();
       shift *= -p.delta_scale;
@@ -120,11 +99,6 @@ class DeltaScores {
       for (int n = 0; n < 16; ++n) {  // the high and the low half's product
         const int at = n / 2 * 4 + n % 2;
         value[n] = fmaf(d_[at] + d_[at + 2], p.delta_scale, shift);
-      }
-      if constexpr (S::kParts == 1) leave(i);
-      if constexpr (kBeside) {
-        hold(value);  // so that the next products may overwrite theirs
-        if (i + 1 < groups_) issue(i + 1, 0);
       }
       const DeltaGroup group = delta_group(p, range_, i);
       const int block = group.block + of_block;
@@ -135,11 +109,6 @@ class DeltaScores {
         for (int n = 0; n < 8; ++n) {
           __stcs(reinterpret_cast<float2*>(to + n * 8), float2{value[2 * n], value[2 * n + 1]});
         }
-      }
-      if constexpr (S::kParts == 1) {
-        bring(i + S::kSlots, 1);
-        if (!kBeside && i + 1 < groups_) issue(i + 1, 0);
-        wait();
       }
     }
     ring_.means_taken += static_cast<unsigned>(groups_ * S::kParts);
@@ -161,11 +130,10 @@ class DeltaScores {
     __syncwarp();
   }
 
-  /// Starts the products of the n-th part of means, part `part` of its group. (Without groups they mean nothing, and
-  /// the next tile's means may arrive meanwhile, but a branch around them would make the compiler wait for each.)
+  /// Starts the products of the n-th part of means, part `part` of its group.
   __device__ __forceinline__ void issue(int n, int part) {
     const auto at = ring_.means(n);
-    if (groups_ > 0) ring_.s.means_full[at.stage()].wait(at.parity());
+    ring_.s.means_full[at.stage()].wait(at.parity());
     __syncwarp();
     const auto low = [](const void* operand) {
       return once(static_cast<std::uint32_t>(matrix<Swizzle::bytes128>(operand)));

@@ -48,18 +48,10 @@ __device__ __forceinline__ GroupRows query_group(QkGran gran, int id) {
   return {id * rows, 1, rows};
 }
 
-/// Where nothing is done beside codes.
-struct Nothing {
-  static constexpr bool kKeepsRows = false;
-  __device__ __forceinline__ void begin() const {}
-  __device__ __forceinline__ void end() const {}
-};
-
 /// Quantises the rows of a tile. kSubtract: the mean is subtracted from every row: K's, or of queries the tile's own,
-/// which is kept for dS. The codes are computed between `beside.begin()` and `beside.end()`. K's rows stay in the stage
-/// if `beside` keeps them.
-template <int kDim, class T, bool kIsQ, bool kSubtract, class Beside>
-__device__ __forceinline__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile, Beside&& beside) {
+/// which is kept for dS. kKeep: the rows stay in the stage.
+template <int kDim, class T, bool kIsQ, bool kSubtract, bool kKeep>
+__device__ __forceinline__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile) {
   using S = PrepareShared<kDim>;
   const PrepareParams& p = ring.p;
   S& s = ring.s;
@@ -227,7 +219,6 @@ __device__ __forceinline__ void quantize_rows(Ring<kDim, T>& ring, const Tile& t
   const int rows = kIsQ ? p.q_tiles * kTileRows - first : kTileKeys;  // that have a place in the image
   const int passes = min(S::kPasses, rows / S::kRows);
   static_assert(S::kPasses % 2 == 0 && kTileRows / S::kRows % 2 == 0);
-  beside.begin();
   unsigned redo = 0;  // a bit for each pass whose codes need a division, the last two passes lowest
   // Not unrolled further: jobs of all kinds run side by side, and their code has to fit into the instruction cache.
 #pragma unroll 1
@@ -243,7 +234,6 @@ __device__ __forceinline__ void quantize_rows(Ring<kDim, T>& ring, const Tile& t
       if (unsure != 0) redo |= 1U << i;
     }
   }
-  beside.end();
   while (redo != 0) {
     const int bit = __ffs(static_cast<int>(redo)) - 1;
     redo &= redo - 1;
@@ -257,7 +247,7 @@ __device__ __forceinline__ void quantize_rows(Ring<kDim, T>& ring, const Tile& t
       if (pass * S::kRows + lane_row >= count) store_streaming(place(pass), {0, 0});
     }
   }
-  if constexpr (!std::remove_reference_t<Beside>::kKeepsRows) ring.release();
+  if constexpr (!kKeep) ring.release();
 }
 
 }  // namespace sage2::cuda::sm90
