@@ -93,9 +93,9 @@ struct PrepareShared {
   // Of one tile after another; a tile of K's codes (q_means) may do without a barrier. So every other job has one
   // before its first writing here, and another one behind its last reading.
   union {
-    double sums[kWorkers / 32][kDim];  ///< of a warp
-    double block_sums[kMeanBlocks][kWorkers / 32][kDim];
-    uint4 extremes[2][kWorkers / 32][kChunks];  ///< low, high, of a warp
+    double sums[kWorkers / 32][kDim];                    ///< of a warp
+    float block_sums[kMeanBlocks][kJobRows / 16][kDim];  ///< of 16 rows
+    uint4 extremes[2][kWorkers / 32][kChunks];           ///< low, high, of a warp
     alignas(1024) std::uint8_t q_means[kSlots][kBoxes * kMeanBoxBytes];
   };
   alignas(16) float mean_shifts[kSlots][kMeanGroup];

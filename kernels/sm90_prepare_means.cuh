@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cfloat>
+
+#include "kernels/mma.cuh"
 #include "kernels/sm90_prepare_ring.cuh"
 
 /// Sums over rows, and the means of Q's blocks.
@@ -54,17 +57,105 @@ __device__ __forceinline__ float& mean_shift(const PrepareParams& p, std::int64_
   return shifts[first / kMeanRows % kMeanGroup];
 }
 
-/// This thread's sums of eight channels over its rows of a stage.
+/// The sum of a channel over `count` rows: for where a number is not finite, or FP32 sums of a few rows
+/// overflow.
+template <class T>
+__device__ __forceinline__ double sum_slowly(const TensorView& x, std::int64_t head, int first, int count,
+                                             int channel) {
+  double sum = 0;
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) sum += static_cast<double>(to_float(token<T>(x, head, first + i)[channel]));
+  return sum;
+}
+
+/// Adds up eight channels of this thread's rows of a stage, four rows at a time in FP32 before FP64: exact but for
+/// numbers more than 2^11 (FP16) or 2^14 (BF16) times smaller than one of the other three, whose last bits are rounded.
 template <int kDim, class T>
 __device__ __forceinline__ void sum_rows(const Ring<kDim, T>& ring, double (&sum)[8]) {
   using S = PrepareShared<kDim>;
   const std::uint8_t* const from = ring.mine();
-#pragma unroll 4
-  for (int pass = 0; pass < S::kPasses; ++pass) {
-    const Eight x = to_floats<T>(*reinterpret_cast<const uint4*>(from + pass * S::kPassBytes));
+#pragma unroll 1
+  for (int pass = 0; pass < S::kPasses; pass += 4) {
+    Eight x[4];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(x.x[i]);
+    for (int i = 0; i < 4; ++i) {
+      x[i] = to_floats<T>(*reinterpret_cast<const uint4*>(from + (pass + i) * S::kPassBytes));
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      sum[i] += static_cast<double>((x[0].x[i] + x[2].x[i]) + (x[1].x[i] + x[3].x[i]));
+    }
   }
+}
+
+/// Sums of a stage's channels by tensor cores, as products with ones. Each of 16 rows is a row of the accumulators of
+/// its own: these sums lose at most 2^-23 of themselves, and are added in FP64. A warp takes kColumns channels.
+template <int kDim, class T>
+class ColumnSums {
+  using S = PrepareShared<kDim>;
+  static constexpr int kWarps = kWorkers / 32;
+  static constexpr int kColumns = kDim == 256 ? 32 : 16;
+  static constexpr int kShares = kWarps * kColumns / kDim;  ///< warps that share these channels' rows
+  static constexpr int kSteps = kJobRows / 16 / kShares;    ///< of 16 rows
+
+ public:
+  __device__ __forceinline__ explicit ColumnSums(const Ring<kDim, T>& ring) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const std::uint32_t from =
+        shared_address(ring.rows() + raw_offset(share() * kSteps * 16 + lane % 16, column() / 8 + lane / 16));
+    static_assert(kSteps <= 8);
+    constexpr std::uint32_t kOnes = std::is_same_v<T, __half> ? 0x3C003C00U : 0x3F803F80U;
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const std::uint32_t ones = lane / 4 == step ? kOnes : 0;
+      const std::uint32_t a[4] = {ones, 0, ones, 0};
+#pragma unroll
+      for (int i = 0; i < kColumns / 16; ++i) {
+        std::uint32_t b[4];
+        // The next 16 channels: their chunks are those of these with bit 1 changed, since both are even at first.
+        ptx::ldmatrix_x4_transposed(b, (from ^ static_cast<std::uint32_t>(i * 32)) + step * 16 * 128);
+        multiply(d_[2 * i], a, b[0], b[1]);
+        multiply(d_[2 * i + 1], a, b[2], b[3]);
+      }
+    }
+  }
+  /// The sums of 16 rows, of which there are kWarps a channel, to [kWarps][kDim].
+  __device__ __forceinline__ void store(float (*to)[kDim]) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (lane / 4 >= kSteps) return;
+    float* const mine = to[share() * kSteps + lane / 4] + column() + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < kColumns / 8; ++i) *reinterpret_cast<float2*>(mine + i * 8) = {d_[i][0], d_[i][1]};
+  }
+
+ private:
+  [[nodiscard]] static __device__ __forceinline__ int column() {
+    return static_cast<int>(threadIdx.x) / 32 * kColumns % kDim;
+  }
+  [[nodiscard]] static __device__ __forceinline__ int share() {
+    return static_cast<int>(threadIdx.x) / 32 * kColumns / kDim;
+  }
+  static __device__ __forceinline__ void multiply(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                                                  std::uint32_t b1) {
+    if constexpr (std::is_same_v<T, __half>) {
+      ptx::mma_f16(d, a, b0, b1);
+    } else {
+      ptx::mma_bf16(d, a, b0, b1);
+    }
+  }
+
+  float d_[kColumns / 8][4] = {};  ///< of two channels of 16 rows each; the rest stays zero
+};
+
+/// The mean of a block's channel, from its sums of 16 rows.
+template <int kDim, class T>
+__device__ __forceinline__ float mean_of(const PrepareParams& p, const float (*sums)[kDim], std::int64_t head,
+                                         int first, int count, int channel) {
+  double total = 0;
+#pragma unroll
+  for (int i = 0; i < kJobRows / 16; ++i) total += static_cast<double>(sums[i][channel]);
+  if (!(fabs(total) <= DBL_MAX)) total = sum_slowly<T>(p.q, head, first, count, channel);
+  return static_cast<float>(total / static_cast<double>(count));
 }
 
 /// Stores the mean of a block's channel: as it is, and in two 16-bit halves for the tensor cores that compute dS; these
@@ -103,7 +194,6 @@ template <int kDim, class T>
 __device__ void q_means(Ring<kDim, T>& ring, Tile tile) {
   using S = PrepareShared<kDim>;
   const PrepareParams& p = ring.p;
-  const int chunk = threadIdx.x % S::kChunks;
   const std::int64_t head = tile.head;
   const int start = tile.first;
   const int end = min(start + S::kMeanBlocks * kMeanRows, p.q_len);
@@ -111,15 +201,10 @@ __device__ void q_means(Ring<kDim, T>& ring, Tile tile) {
   workers_sync();  // the sums before these have been read
   float of_key = 0;
   for (int block = 0;; ++block) {
-    double sum[8] = {};
-    sum_rows(ring, sum);
+    const ColumnSums<kDim, T> sums(ring);
     if (block == blocks - 1) of_key = ring.channels()[threadIdx.x % kDim].mean;
     ring.release();
-    add_up_warp<kDim>(sum);
-    if (threadIdx.x % 32 < S::kChunks) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) ring.s.block_sums[block][threadIdx.x / 32][chunk * 8 + i] = sum[i];
-    }
+    sums.store(ring.s.block_sums[block]);
     if (block == blocks - 1) break;
     tile = ring.take();
   }
@@ -127,12 +212,9 @@ __device__ void q_means(Ring<kDim, T>& ring, Tile tile) {
   for (int i = threadIdx.x; i < blocks * kDim; i += kWorkers) {
     const int block = i / kDim;
     const int first = start + block * kMeanRows;
-    double total = 0;
-#pragma unroll
-    for (int warp = 0; warp < kWorkers / 32; ++warp) total += ring.s.block_sums[block][warp][i % kDim];
-    const int count = min(kMeanRows, end - first);
-    const float mean =
-        store_mean<kDim, T>(p, head, first, i % kDim, static_cast<float>(total / static_cast<double>(count)));
+    const float exact =
+        mean_of<kDim, T>(p, ring.s.block_sums[block], head, first, min(kMeanRows, end - first), i % kDim);
+    const float mean = store_mean<kDim, T>(p, head, first, i % kDim, exact);
     begin_shift(ring.s, block, i % kDim, mean * of_key);
   }
   workers_sync();

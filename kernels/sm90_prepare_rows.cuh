@@ -69,11 +69,12 @@ __device__ __forceinline__ void quantize_rows(Ring<kDim, T>& ring, const Tile& t
   float subtract[8];
   if constexpr (kSubtract) {
     if constexpr (kIsQ) {
-      double sum[8] = {};
-      sum_rows(ring, sum);
-      const double total = add_up<kDim>(s, sum, chunk);
+      const ColumnSums<kDim, T> sums(ring);
+      workers_sync();  // the sums before these have been read
+      sums.store(s.block_sums[0]);
+      workers_sync();
       if (threadIdx.x < kDim) {
-        const float m = static_cast<float>(total / static_cast<double>(count));
+        const float m = mean_of<kDim, T>(p, s.block_sums[0], head, first, count, threadIdx.x);
         s.mean[ring.at.stage()][threadIdx.x] = m;
         const float mean = store_mean<kDim, T>(p, head, first, threadIdx.x, m);
         begin_shift(s, 0, threadIdx.x, mean * ring.channels()[threadIdx.x].mean);

@@ -61,6 +61,7 @@ __device__ void k_statistics(Ring<kDim, T>& ring, Tile tile) {
   workers_sync();
   if (threadIdx.x < kDim) {
     for (int i = 1; i < mine.kSharers; ++i) total += ring.s.sums[i][threadIdx.x];
+    if (!(fabs(total) <= DBL_MAX)) total = sum_slowly<T>(p.k, head, 0, p.kv_len, threadIdx.x);
     const float mean = static_cast<float>(total / static_cast<double>(p.kv_len));
     // The official kernels store the mean in the tensor's own format.
     part<float>(p, p.at.k_mean)[head * kDim + threadIdx.x] = round_like<T>(mean);

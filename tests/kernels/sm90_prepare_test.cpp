@@ -303,5 +303,30 @@ TEST(Sm90Prepare, HasTheCodesOfTheQuantiser) {
   }
 }
 
+TEST(Sm90Prepare, HasMeansOfNumbersWhoseSumsOverflowFloats) {
+  if (const auto why = no_hopper(); !why.empty()) GTEST_SKIP() << why;
+  constexpr std::size_t kOfQ = 3;  // channels of numbers about 2 x 10^38, beside zeros of the other operand
+  constexpr std::size_t kOfK = 5;
+  const auto fill = [](Matrix& rows, std::size_t dim, std::size_t large, std::size_t zero) {
+    for (std::size_t i = 0; i < rows.data.size() / dim; ++i) {
+      rows.data[i * dim + large] = sage2::testing::to_bf16_value(1e38F + 3e37F * static_cast<float>(i % 7));
+      rows.data[i * dim + zero] = 0;
+    }
+  };
+  for (const std::size_t dim : {64U, 128U, 256U}) {
+    for (const auto& options :
+         {sm90::PrepareOptions{.qk = Format::int8, .q_codes = sm90::Codes::prepared},
+          sm90::PrepareOptions{
+              .qk = Format::int4, .smooth_q = true, .e4m3_codes = true, .q_codes = sm90::Codes::prepared}}) {
+      const Stream stream;
+      CapturedCall call({.shape = {1, 1, 1, 300, 700, dim}, .dtype = DType::bfloat16, .seed = 11}, stream.get());
+      fill(call.q.front(), dim, kOfQ, kOfK);
+      fill(call.k.front(), dim, kOfK, kOfQ);
+      const Prepared prepared(call, options);
+      prepared.expect(call.head(0), 0, 0, fmt::format("d {}, {}", dim, canonical(variant_of(options))));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace sage2::cuda
