@@ -34,9 +34,13 @@ struct PrepareParams {
   bool wide_q, wide_k, wide_v;  ///< the copy engine can read the tensor
 };
 
+/// Heads so short that smaller jobs of statistics are over sooner. Of 64 or 128 columns they are not (measured).
+constexpr bool short_heads(int dim, int kv_len) {
+  return dim == 256 && kv_len <= 4096;
+}
 /// Rows of a job that gathers means and maxima of K or V.
-constexpr int statistics_rows(int dim, bool smooth_q) {
-  return dim <= 128 && smooth_q ? 1024 : 512;
+constexpr int statistics_rows(int dim, int kv_len, bool smooth_q) {
+  return short_heads(dim, kv_len) ? 256 : (dim <= 128 && smooth_q ? 1024 : 512);
 }
 /// Blocks of queries whose means one job takes.
 constexpr int mean_blocks(int dim) {
@@ -130,13 +134,14 @@ inline void plan_jobs(PrepareParams& p, int dim) {
   p.k_tiles = (p.kv_len + kTileKeys - 1) / kTileKeys;
   p.q_blocks = (p.q_len + kMeanRows - 1) / kMeanRows;
   p.q_groups = (p.q_blocks + kMeanGroup - 1) / kMeanGroup;
-  p.statistics_rows = statistics_rows(dim, p.options.smooth_q);
+  p.statistics_rows = statistics_rows(dim, p.kv_len, p.options.smooth_q);
   p.chunks = (p.kv_len + p.statistics_rows - 1) / p.statistics_rows;
   p.q_job_rows = p.q_codes ? kJobRows : mean_blocks(dim) * kMeanRows;
   p.q_jobs = p.q_codes || p.options.smooth_q ? (p.q_len + p.q_job_rows - 1) / p.q_job_rows : 0;
   const JobCounts jobs = job_counts(p);
   // The second look comes when the first is surely over, and no later: then L2 still has the rows. Jobs, measured.
-  const int surely_over = dim == 64 ? (p.options.smooth_q ? 1600 : 1800) : (dim == 128 ? 1000 : 850);
+  const int wide = dim == 128 ? 1000 : (short_heads(dim, p.kv_len) ? 600 : 850);
+  const int surely_over = dim == 64 ? (p.options.smooth_q ? 1600 : 1800) : wide;
   p.lag = std::min(p.kv_count, 1 + surely_over / jobs.all());
 }
 
