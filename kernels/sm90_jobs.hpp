@@ -140,7 +140,7 @@ inline void plan_jobs(PrepareParams& p, int dim) {
   p.q_jobs = p.q_codes || p.options.smooth_q ? (p.q_len + p.q_job_rows - 1) / p.q_job_rows : 0;
   const JobCounts jobs = job_counts(p);
   // The second look comes when the first is surely over, and no later: then L2 still has the rows. Jobs, measured.
-  const int wide = dim == 128 ? 1000 : (short_heads(dim, p.kv_len) ? 600 : 850);
+  const int wide = dim == 128 ? 950 : (short_heads(dim, p.kv_len) ? 600 : 850);
   const int surely_over = dim == 64 ? (p.options.smooth_q ? 1600 : 1800) : wide;
   p.lag = std::min(p.kv_count, 1 + surely_over / jobs.all());
 }

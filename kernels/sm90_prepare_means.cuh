@@ -88,44 +88,45 @@ __device__ __forceinline__ void sum_rows(const Ring<kDim, T>& ring, double (&sum
   }
 }
 
-/// Sums of a stage's channels by tensor cores, as products with ones. Each of 16 rows is a row of the accumulators of
-/// its own: these sums lose at most 2^-23 of themselves, and are added in FP64. A warp takes kColumns channels.
+/// Sums of a stage's channels by tensor cores, as products with the unit matrix: rows that are 16 apart, up to eight of
+/// them, are added in FP32, which is exact but for numbers more than 2^10 (FP16) or 2^13 (BF16) times smaller than the
+/// largest, whose last bits are cut off; FP64 adds up the rest. A warp takes kColumns channels.
 template <int kDim, class T>
 class ColumnSums {
   using S = PrepareShared<kDim>;
-  static constexpr int kWarps = kWorkers / 32;
   static constexpr int kColumns = kDim == 256 ? 32 : 16;
-  static constexpr int kShares = kWarps * kColumns / kDim;  ///< warps that share these channels' rows
-  static constexpr int kSteps = kJobRows / 16 / kShares;    ///< of 16 rows
+  static constexpr int kSteps = kJobRows / 16 / S::kShares;  ///< of 16 rows
 
  public:
   __device__ __forceinline__ explicit ColumnSums(const Ring<kDim, T>& ring) {
+    static_assert(kWorkers / 32 * kColumns == kDim * S::kShares);
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const std::uint32_t from =
         shared_address(ring.rows() + raw_offset(share() * kSteps * 16 + lane % 16, column() / 8 + lane / 16));
-    static_assert(kSteps <= 8);
-    constexpr std::uint32_t kOnes = std::is_same_v<T, __half> ? 0x3C003C00U : 0x3F803F80U;
+    constexpr std::uint32_t kOne = std::is_same_v<T, __half> ? 0x3C00U : 0x3F80U;
+    const int row = lane / 4;
+    const std::uint32_t one = row / 2 == lane % 4 ? kOne << (row % 2 * 16) : 0;
+    const std::uint32_t unit[4] = {one, 0, 0, one};
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      const std::uint32_t ones = lane / 4 == step ? kOnes : 0;
-      const std::uint32_t a[4] = {ones, 0, ones, 0};
 #pragma unroll
       for (int i = 0; i < kColumns / 16; ++i) {
-        std::uint32_t b[4];
+        std::uint32_t rows[4];
         // The next 16 channels: their chunks are those of these with bit 1 changed, since both are even at first.
-        ptx::ldmatrix_x4_transposed(b, (from ^ static_cast<std::uint32_t>(i * 32)) + step * 16 * 128);
-        multiply(d_[2 * i], a, b[0], b[1]);
-        multiply(d_[2 * i + 1], a, b[2], b[3]);
+        ptx::ldmatrix_x4_transposed(rows, (from ^ static_cast<std::uint32_t>(i * 32)) + step * 16 * 128);
+        multiply(d_[2 * i], unit, rows[0], rows[1]);
+        multiply(d_[2 * i + 1], unit, rows[2], rows[3]);
       }
     }
   }
-  /// The sums of 16 rows, of which there are kWarps a channel, to [kWarps][kDim].
+  /// Sums of 16 rows, of 8 if two warps share a channel.
   __device__ __forceinline__ void store(float (*to)[kDim]) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    if (lane / 4 >= kSteps) return;
-    float* const mine = to[share() * kSteps + lane / 4] + column() + lane % 4 * 2;
+    float* const mine = to[share() * 8 + lane / 4] + column() + lane % 4 * 2;
 #pragma unroll
-    for (int i = 0; i < kColumns / 8; ++i) *reinterpret_cast<float2*>(mine + i * 8) = {d_[i][0], d_[i][1]};
+    for (int i = 0; i < kColumns / 8; ++i) {
+      *reinterpret_cast<float2*>(mine + i * 8) = {d_[i][0] + d_[i][2], d_[i][1] + d_[i][3]};
+    }
   }
 
  private:
@@ -144,16 +145,16 @@ class ColumnSums {
     }
   }
 
-  float d_[kColumns / 8][4] = {};  ///< of two channels of 16 rows each; the rest stays zero
+  float d_[kColumns / 8][4] = {};
 };
 
-/// The mean of a block's channel, from its sums of 16 rows.
+/// The mean of a block's channel, from its sums.
 template <int kDim, class T>
 __device__ __forceinline__ float mean_of(const PrepareParams& p, const float (*sums)[kDim], std::int64_t head,
                                          int first, int count, int channel) {
   double total = 0;
 #pragma unroll
-  for (int i = 0; i < kJobRows / 16; ++i) total += static_cast<double>(sums[i][channel]);
+  for (int i = 0; i < PrepareShared<kDim>::kSums; ++i) total += static_cast<double>(sums[i][channel]);
   if (!(fabs(total) <= DBL_MAX)) total = sum_slowly<T>(p.q, head, first, count, channel);
   return static_cast<float>(total / static_cast<double>(count));
 }
