@@ -62,14 +62,16 @@ struct Config {
   static constexpr int kRows = kConsumers * kTileRows;  ///< of a whole piece of work
   static constexpr int kThreads = (kConsumers + 1) * 128;
   // Of the 96, 128 or 168 registers a thread that a block of 5, 4 or 3 warpgroups starts with.
-  static constexpr int kConsumerRegisters = kConsumers == 4 ? 112 : (kConsumers == 3 ? 160 : 240);
-  static constexpr int kProducerRegisters = kConsumers == 2 ? 24 : 32;
+  static constexpr int kConsumerRegisters = kConsumers == 4 ? 112 : (kConsumers == 3 ? 160 : 232);
+  static constexpr int kProducerRegisters = kConsumers == 2 ? 40 : 32;
   static constexpr int kQBytes = kTileRows * kDim;
   static constexpr int kKvBytes = kTileKeys * kDim;
   static constexpr int kStages = kDim == 64 ? 6 : (kDim == 128 ? 4 : 2);
   /// Rows of dS of a tile: two warpgroups are a block of queries, and share one.
   static constexpr int kDeltas = kSmoothQ && kConsumers > 2 ? kConsumers : 1;
   static constexpr bool kMakesValues = makes_values(kDim, kSmoothQ) && kKeys == kTileKeys;  ///< codes of V
+  /// There is no room for what is known of V's channels but behind V's rows, in the memory for queries.
+  static constexpr bool kChannelsBehindRows = kDim == 256;
   static constexpr int kVColumns = kDim == 256 ? 128 : kDim;  ///< columns of V of one product
 };
 
@@ -103,7 +105,8 @@ struct Shared {
   Barrier work_full[2], work_empty[2];
   int work[2];
   Barrier values_full[kQuantisers];
-  alignas(16) ValueChannel channel[C::kMakesValues ? kQuantisers : 1][C::kMakesValues ? C::kDim : 1];  ///< of V
+  static constexpr bool kChannels = C::kMakesValues && !C::kChannelsBehindRows;
+  alignas(16) ValueChannel channel[kChannels ? kQuantisers : 1][kChannels ? C::kDim : 1];  ///< of V
 };
 
 __device__ __forceinline__ int kv_head_of(const AttentionParams& p, int head) {

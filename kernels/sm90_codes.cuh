@@ -76,16 +76,16 @@ __device__ __forceinline__ float rough_inverse(float x) {
 __device__ __forceinline__ Scale bounds(float scale, float inverse) {
   return {scale, inverse * (1 - 0x1p-21F), inverse * (1 + 0x1p-21F)};
 }
-/// The same as close as they may be. The quotient is off by 2^-24 of itself, what an approximate inverse is off by is
-/// computed, and adding a half to the float before 0.5 gives 1, where a half is rounded away from zero. (K' lies on a
-/// grid, since K's mean has 16 bits, so with few codes 1 of 1000 numbers is half way between two; but with 1e-7 added
-/// to the scale its quotient is 2^-24 to 2^-21 less, so most of these are certain.)
+/// The same, closer. The quotient is off by 2^-24 of itself, what an approximate inverse is off by is computed, and
+/// where a half is rounded away from zero the float before 0.5 becomes 1, too, which takes half as much again above.
+/// (K' lies on a grid, since K's mean has 16 bits, so with few codes 1 of 1000 numbers is half way between two; but
+/// with 1e-7 added to the scale its quotient is 2^-24 to 2^-21 less, so most of these are certain.)
 __device__ __forceinline__ Scale with_inverse(float scale) {
   const float inverse = rough_inverse(scale);
   const float error = fmaf(-scale, inverse, 1.0F);
   const float known = fabsf(error) < 1 ? error : 0.0F;
   constexpr float kRounding = 0x1.01p-24F;
-  return {scale, __fmaf_rd(inverse, known - kRounding, inverse), __fmaf_ru(inverse, known + 2 * kRounding, inverse)};
+  return {scale, __fmaf_rd(inverse, known - kRounding, inverse), __fmaf_ru(inverse, known + 1.5F * kRounding, inverse)};
 }
 
 /// The inverse that the division of floats works with: an approximation and one step of Newton's method.

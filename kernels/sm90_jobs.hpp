@@ -34,13 +34,17 @@ struct PrepareParams {
   bool wide_q, wide_k, wide_v;  ///< the copy engine can read the tensor
 };
 
-/// Heads so short that smaller jobs of statistics are over sooner. Of 64 or 128 columns they are not (measured).
-constexpr bool short_heads(int dim, int kv_len) {
-  return dim == 256 && kv_len <= 4096;
-}
-/// Rows of a job that gathers means and maxima of K or V.
+/// Rows of a job that gathers means and maxima of K or V. Measured, and so is the next.
 constexpr int statistics_rows(int dim, int kv_len, bool smooth_q) {
-  return short_heads(dim, kv_len) ? 256 : (dim <= 128 && smooth_q ? 1024 : 512);
+  if (dim == 256) return kv_len <= 4096 ? 256 : 512;
+  return smooth_q ? 1024 : 512;
+}
+/// Jobs between the first look at K and V and the second, when the first is surely over, and no more: then L2 still has
+/// the rows. `both`: V is looked at twice, too.
+constexpr int surely_over(int dim, int kv_len, bool smooth_q, bool both) {
+  if (dim == 64) return smooth_q ? 1600 : 1800;
+  if (dim == 128) return 950;
+  return both && kv_len > 4096 ? 850 : 600;
 }
 /// Blocks of queries whose means one job takes.
 constexpr int mean_blocks(int dim) {
@@ -139,10 +143,8 @@ inline void plan_jobs(PrepareParams& p, int dim) {
   p.q_job_rows = p.q_codes ? kJobRows : mean_blocks(dim) * kMeanRows;
   p.q_jobs = p.q_codes || p.options.smooth_q ? (p.q_len + p.q_job_rows - 1) / p.q_job_rows : 0;
   const JobCounts jobs = job_counts(p);
-  // The second look comes when the first is surely over, and no later: then L2 still has the rows. Jobs, measured.
-  const int wide = dim == 128 ? 950 : (short_heads(dim, p.kv_len) ? 600 : 850);
-  const int surely_over = dim == 64 ? (p.options.smooth_q ? 1600 : 1800) : wide;
-  p.lag = std::min(p.kv_count, 1 + surely_over / jobs.all());
+  const int between = surely_over(dim, p.kv_len, p.options.smooth_q, p.v_heads == p.kv_count);
+  p.lag = std::min(p.kv_count, 1 + between / jobs.all());
 }
 
 }  // namespace sage2::cuda::sm90

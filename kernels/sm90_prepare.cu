@@ -118,9 +118,10 @@ bool writes_q_codes(const DeviceProblem& problem, const PrepareOptions& options)
 /// Query heads of a group whose codes of V the attention kernel makes: the fewer the better, since those of the first
 /// groups are made here; but enough pieces of work that codes are there in time.
 int group_heads(const PrepareParams& p, int dim) {
-  // Four rounds of 132 multiprocessors, or one and a half.
-  const int pieces = p.is_causal != 0 ? 4 * 132 : 3 * 132 / 2;
-  const int rows = (dim == 64 ? 4 : 3) * kTileRows;
+  // Four rounds of 132 multiprocessors with a mask, one and a half without; two of the longer pieces of 256 columns.
+  const int narrow = p.is_causal != 0 ? 4 * 132 : 3 * 132 / 2;
+  const int pieces = dim == 256 ? 2 * 132 : narrow;
+  const int rows = (dim == 64 ? 4 : (dim == 128 ? 3 : 2)) * kTileRows;
   const int limit = std::clamp(pieces / (p.group * ((p.q_len + rows - 1) / rows)), 1, p.kv_count);
   return p.group * even_group(p.kv_count, limit);
 }
@@ -132,7 +133,9 @@ int v_heads(const PrepareParams& p, int dim, CUtensorMap& rows) {
   if (p.q_codes || !makes_values(dim, p.options.smooth_q) || p.options.v_codes == Codes::prepared) return p.kv_count;
   if (p.options.v_codes == Codes::chosen) {
     const int sees = p.is_causal != 0 ? std::clamp(p.q_len / 2 + p.causal_shift, 0, p.kv_len) : p.kv_len;
-    const int least = p.is_causal != 0 && !p.options.smooth_q ? 8 : 16;  // tiles that the middle query sees
+    // Tiles that the middle query sees.
+    const int narrow = p.is_causal != 0 && !p.options.smooth_q ? 8 : 16;
+    const int least = dim == 256 ? (p.options.smooth_q ? 8 : 2) : narrow;
     if (sees < least * kTileKeys || p.kv_count < 4 * first || p.kv_len > 2 * p.group * p.q_len) {
       return p.kv_count;
     }

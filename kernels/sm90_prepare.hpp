@@ -20,10 +20,12 @@ enum class Codes : std::uint8_t {
   by_attention,  ///< of V where the kernel can (makes_values, codes of Q made there, too), but for the first heads
 };
 
-/// What is prepared. Codes and scales have the bits of sage2::quantize, but a zero of V may have the other sign; dS is
-/// summed in FP32 by tensor cores from Q's means, split into two 16-bit halves (relative error about 2^-16 for BF16,
-/// 2^-21 for FP16, of the unsmoothed sum); with smooth K too it is relative to that of one key, reference_key
-/// (sm90_jobs.hpp), which changes a row by a constant.
+/// What is prepared. Codes and scales have the bits of sage2::quantize, but a zero of V may have the other sign, and
+/// with smooth Q means of Q are off by about 2^-23 of the largest number (ColumnSums), and scales and codes of Q
+/// follow. (K's mean is summed in FP64, four rows in FP32 before, and rounded to 16 bits.) dS is summed in FP32 by
+/// tensor cores from Q's means, split into two 16-bit halves (relative error about 2^-16 for BF16, 2^-21 for FP16, of
+/// the unsmoothed sum); with smooth K too it is relative to that of one key, reference_key (sm90_jobs.hpp), which
+/// changes a row by a constant.
 struct PrepareOptions {
   Format qk = Format::int8;          ///< int8 or int4
   QkGran gran = QkGran::per_thread;  ///< per_block (64 query rows), per_warp (16) or per_thread

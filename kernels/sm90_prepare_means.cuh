@@ -8,21 +8,15 @@
 /// Sums over rows, and the means of Q's blocks.
 namespace sage2::cuda::sm90 {
 
-/// Sums over the rows that a warp holds.
-template <int kDim>
-__device__ __forceinline__ void add_up_warp(double (&sum)[8]) {
-#pragma unroll
-  for (int step = 16; step >= PrepareShared<kDim>::kChunks; step /= 2) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum[i] += __shfl_xor_sync(~0U, sum[i], step);
-  }
-}
-
 /// Sums of each channel over the rows the workers hold, one channel a thread (0 beyond kDim); the order is fixed.
 template <int kDim>
 __device__ __forceinline__ double add_up(PrepareShared<kDim>& s, double (&sum)[8], int chunk) {
   constexpr int kChunks = PrepareShared<kDim>::kChunks;
-  add_up_warp<kDim>(sum);
+#pragma unroll
+  for (int step = 16; step >= kChunks; step /= 2) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum[i] += __shfl_xor_sync(~0U, sum[i], step);
+  }
   workers_sync();  // the sums before these have been read
   if (threadIdx.x % 32 < kChunks) {
 #pragma unroll
@@ -57,13 +51,11 @@ __device__ __forceinline__ float& mean_shift(const PrepareParams& p, std::int64_
   return shifts[first / kMeanRows % kMeanGroup];
 }
 
-/// The sum of a channel over `count` rows: for where a number is not finite, or FP32 sums of a few rows
-/// overflow.
+/// The sum of a channel over `count` rows: for where a number is not finite, or FP32 sums of a few rows overflow.
 template <class T>
-__device__ __forceinline__ double sum_slowly(const TensorView& x, std::int64_t head, int first, int count,
-                                             int channel) {
+__device__ __noinline__ double sum_slowly(const TensorView& x, std::int64_t head, int first, int count, int channel) {
   double sum = 0;
-#pragma unroll 1
+#pragma unroll 4
   for (int i = 0; i < count; ++i) sum += static_cast<double>(to_float(token<T>(x, head, first + i)[channel]));
   return sum;
 }
@@ -73,6 +65,7 @@ __device__ __forceinline__ double sum_slowly(const TensorView& x, std::int64_t h
 template <int kDim, class T>
 __device__ __forceinline__ void sum_rows(const Ring<kDim, T>& ring, double (&sum)[8]) {
   using S = PrepareShared<kDim>;
+  static_assert(S::kPasses % 4 == 0);
   const std::uint8_t* const from = ring.mine();
 #pragma unroll 1
   for (int pass = 0; pass < S::kPasses; pass += 4) {
@@ -89,8 +82,9 @@ __device__ __forceinline__ void sum_rows(const Ring<kDim, T>& ring, double (&sum
 }
 
 /// Sums of a stage's channels by tensor cores, as products with the unit matrix: rows that are 16 apart, up to eight of
-/// them, are added in FP32, which is exact but for numbers more than 2^10 (FP16) or 2^13 (BF16) times smaller than the
-/// largest, whose last bits are cut off; FP64 adds up the rest. A warp takes kColumns channels.
+/// them, are added there, two such sums in FP32, and the rest in FP64. The first two are exact but for numbers more
+/// than 2^9 (FP16) or 2^12 (BF16) times smaller than the largest, whose last bits are lost. A warp takes kColumns
+/// channels.
 template <int kDim, class T>
 class ColumnSums {
   using S = PrepareShared<kDim>;
@@ -112,7 +106,8 @@ class ColumnSums {
 #pragma unroll
       for (int i = 0; i < kColumns / 16; ++i) {
         std::uint32_t rows[4];
-        // The next 16 channels: their chunks are those of these with bit 1 changed, since both are even at first.
+        // The next 16 channels: their two chunks are those of these with bit 1 set, which 32 channels of a warp begin
+        // without.
         ptx::ldmatrix_x4_transposed(rows, (from ^ static_cast<std::uint32_t>(i * 32)) + step * 16 * 128);
         multiply(d_[2 * i], unit, rows[0], rows[1]);
         multiply(d_[2 * i + 1], unit, rows[2], rows[3]);
@@ -192,7 +187,7 @@ __device__ __forceinline__ float end_shift(const PrepareShared<kDim>& s, int blo
 
 /// Means of up to kMeanBlocks blocks of queries, where codes of Q are not wanted.
 template <int kDim, class T>
-__device__ void q_means(Ring<kDim, T>& ring, Tile tile) {
+__device__ void q_means(Ring<kDim, T>& ring, const Tile& tile) {
   using S = PrepareShared<kDim>;
   const PrepareParams& p = ring.p;
   const std::int64_t head = tile.head;
@@ -207,7 +202,7 @@ __device__ void q_means(Ring<kDim, T>& ring, Tile tile) {
     ring.release();
     sums.store(ring.s.block_sums[block]);
     if (block == blocks - 1) break;
-    tile = ring.take();
+    ring.take();
   }
   workers_sync();
   for (int i = threadIdx.x; i < blocks * kDim; i += kWorkers) {

@@ -49,7 +49,11 @@ __device__ void k_statistics(Ring<kDim, T>& ring, Tile tile) {
     if (tile.first + kJobRows >= end) break;
     tile = ring.take();
   }
-  const double total_of_chunk = add_up<kDim>(ring.s, sum, chunk);
+  double total_of_chunk = add_up<kDim>(ring.s, sum, chunk);
+  if (!(fabs(total_of_chunk) <= DBL_MAX)) {
+    const int first = index * p.statistics_rows;
+    total_of_chunk = sum_slowly<T>(p.k, head, first, end - first, threadIdx.x);
+  }
   double* const sums = part<double>(p, p.at.k_sums) + head * p.chunks * kDim;
   if (threadIdx.x < kDim) sums[index * kDim + threadIdx.x] = total_of_chunk;
   const Progress progress = progress_of(p);
@@ -61,7 +65,6 @@ __device__ void k_statistics(Ring<kDim, T>& ring, Tile tile) {
   workers_sync();
   if (threadIdx.x < kDim) {
     for (int i = 1; i < mine.kSharers; ++i) total += ring.s.sums[i][threadIdx.x];
-    if (!(fabs(total) <= DBL_MAX)) total = sum_slowly<T>(p.k, head, 0, p.kv_len, threadIdx.x);
     const float mean = static_cast<float>(total / static_cast<double>(p.kv_len));
     // The official kernels store the mean in the tensor's own format.
     part<float>(p, p.at.k_mean)[head * kDim + threadIdx.x] = round_like<T>(mean);

@@ -17,7 +17,6 @@ namespace sage2::cuda::sm90 {
 inline constexpr int kTileRows = 64;     ///< query rows of a warpgroup
 inline constexpr int kTileKeys = 128;    ///< keys of a tile
 inline constexpr int kMeanRows = 128;    ///< query rows that share a mean in smooth Q
-inline constexpr int kUnitKeys = 64;     ///< keys of V whose codes a warp of the attention kernel makes at a time
 inline constexpr int kSegmentRows = 16;  ///< rows of Q that it quantises at a time, or of V that a copy brings
 
 /// Head dims the kernel is compiled for; others are padded with zeros to the next.
@@ -59,10 +58,14 @@ struct Pieces {
   int rows;
 };
 
-/// Whether a kernel can make codes of V. With 256 columns shared memory is full; with 64 and without smooth Q it would
-/// lose what the preparation gains, since four warpgroups leave few registers (measured, docs/performance-gpu.md).
+/// Whether a kernel can make codes of V. With 64 columns and without smooth Q it would lose what the preparation gains,
+/// since four warpgroups leave few registers (measured, docs/performance-gpu.md).
 SAGE2_HOST_DEVICE constexpr bool makes_values(int dim, bool smooth_q) {
-  return dim == 128 || (dim == 64 && smooth_q);
+  return dim > 64 || smooth_q;
+}
+/// Keys of V whose codes a warp of the attention kernel makes at a time.
+SAGE2_HOST_DEVICE constexpr int unit_keys(int dim) {
+  return dim == 256 ? 32 : 64;
 }
 
 /// Queries of which the attention kernel makes codes.

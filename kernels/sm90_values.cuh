@@ -39,12 +39,18 @@ __device__ __forceinline__ ValueChannel value_channel(float mean, float scale) {
 }
 
 /// What a quantising warp, `warp` of kQuantisers, does of V. Rows come into the warp's own parts of the memory for
-/// queries, 16 keys each, which is free while the warpgroups are at these.
+/// queries, 16 keys each, which is free while the warpgroups are at these. (With kChannelsBehindRows what is known of
+/// channels lies in parts of other warps.)
 template <class C, class T>
 struct ValueWarp {
   static constexpr int kPart = kSegmentRows * C::kDim * 2;  ///< bytes
-  static constexpr int kParts = kUnitKeys / kSegmentRows;
-  static_assert(!C::kMakesValues || C::kConsumers * (kTileRows / kSegmentRows) / kQuantisers >= kParts);
+  static constexpr int kUnitKeys = unit_keys(C::kDim);
+  static constexpr int kParts = kUnitKeys / kSegmentRows;  ///< of a unit, 4 or 2
+  static constexpr int kUsed = kParts * kQuantisers;       ///< of all parts
+  static constexpr int kSpare = C::kConsumers * (kTileRows / kSegmentRows) - kUsed;
+  static_assert(!C::kMakesValues || kSpare >= 0);
+  static_assert(!C::kMakesValues || !C::kChannelsBehindRows ||
+                kSpare * kPart >= kQuantisers * C::kDim * static_cast<int>(sizeof(ValueChannel)));
   const AttentionParams& p;
   Shared<C>& s;
   const CUtensorMap& rows;
@@ -53,6 +59,16 @@ struct ValueWarp {
 
   [[nodiscard]] __device__ __forceinline__ std::uint8_t* part(int i) const {
     return s.queries[0] + (warp + i * kQuantisers) * kPart;
+  }
+  /// What is known of the head's channels.
+  [[nodiscard]] __device__ __forceinline__ ValueChannel* channels() const {
+    if constexpr (C::kChannelsBehindRows) {
+      constexpr int kOfGroup = 2 * C::kQBytes;
+      auto* const spare = s.queries[kUsed * kPart / kOfGroup] + kUsed * kPart % kOfGroup;
+      return reinterpret_cast<ValueChannel*>(spare) + warp * C::kDim;
+    } else {
+      return s.channel[warp];
+    }
   }
   /// Starts the copies of a unit's rows; what lies beyond the last key or channel becomes zeros. The whole warp, which
   /// has read what was there.
@@ -70,23 +86,25 @@ struct ValueWarp {
     }
   }
 
-  /// Codes of a unit that has been brought, 16 channels at a time. A thread takes four keys that stand side by side in
-  /// V^T and eight channels. kPlain: all channels are.
+  /// Codes of a unit that has been brought, 16 or 32 channels at a time. A thread takes four keys that stand side by
+  /// side in V^T and eight channels. kPlain: all channels are.
   template <bool kPlain>
   __device__ __forceinline__ void codes(int head, int unit) const {
     const int lane = lane_now();
     const int first = unit * kUnitKeys;
-    const int key = lane % 4 * 2;  // of the part; the others: + 1, + 8, + 9
-    int c = lane / 4 % 2 * 8;
+    constexpr int kChannels = 64 / kParts;                 // at a time
+    const int key = lane % 4 * 2;                          // of the part; the others: + 1, + 8, + 9
+    const int of = kParts == 2 ? lane / 8 % 2 : lane / 8;  // the part
+    int c = lane / 4 % 2 * 8 + (kParts == 2 ? lane / 16 * 16 : 0);
     std::uint8_t* to = p.values.codes +
                        (static_cast<std::int64_t>(head) * p.k_tiles + first / kTileKeys) * C::kKvBytes +
-                       v_offset(first % kTileKeys + lane / 8 * kSegmentRows + key, c);
-    const int left = p.kv_len - first - lane / 8 * kSegmentRows - key;
+                       v_offset(first % kTileKeys + of * kSegmentRows + key, c);
+    const int left = p.kv_len - first - of * kSegmentRows - key;
     const auto real = [&](int j) { return j / 2 * 8 + j % 2 < left ? 0xFFU << 8 * j : 0U; };
     const unsigned mask = real(0) | real(1) | real(2) | real(3);
-    const std::uint8_t* const from = part(lane / 8);
+    const std::uint8_t* const from = part(of);
 #pragma unroll 1
-    for (; c < C::kDim; c += 16, to += 16 * kTileKeys) {
+    for (; c < C::kDim; c += kChannels, to += kChannels * kTileKeys) {
       uint4 rows[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -96,13 +114,13 @@ struct ValueWarp {
       }
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const ValueChannel of = s.channel[warp][c + i];
+        const ValueChannel channel = channels()[c + i];
         float x[4];
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           x[j] = element<T>(rows[j], i);
-          if constexpr (!kPlain) x[j] = fmaf(x[j], of.factor, of.shift);
-          x[j] = fmaf(x[j], of.inverse, x[j] * of.rest);
+          if constexpr (!kPlain) x[j] = fmaf(x[j], channel.factor, channel.shift);
+          x[j] = fmaf(x[j], channel.inverse, x[j] * channel.rest);
         }
         const unsigned word = e4m3_pair(x[0], x[1]) | static_cast<unsigned>(e4m3_pair(x[2], x[3])) << 16;
         store_further(to, i, word & mask);
@@ -116,7 +134,7 @@ struct ValueWarp {
     for (int c = lane_now(); c < C::kDim; c += 32) {
       const int at = head * C::kDim + c;
       const ValueChannel of = value_channel(p.v_mean != nullptr ? p.v_mean[at] : 0.0F, p.v_scale[at]);
-      s.channel[warp][c] = of;
+      channels()[c] = of;
       plain = plain && of.plain();
     }
     return __all_sync(~0U, plain);

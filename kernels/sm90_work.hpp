@@ -81,7 +81,7 @@ struct Work {
   return w;
 }
 
-/// Units of V, each kUnitKeys keys of a head, whose codes are made beside a piece of work: first .. end - 1, counted
+/// Units of V, each unit_keys of a head, whose codes are made beside a piece of work: first .. end - 1, counted
 /// from the first one of head `head` over batch and key/value heads.
 struct ValueWork {
   int head, first, end;
@@ -105,7 +105,7 @@ struct ValueWork {
           .taking_part = p.is_causal != 0 ? std::max(pieces - kShort, (pieces + 1) / 2) : pieces,
           .heads = heads,
           .first = p.values.groups_ahead * heads,
-          .units = p.k_tiles * (kTileKeys / kUnitKeys),
+          .units = p.k_tiles * (kTileKeys / unit_keys(padded_head_dim(p.head_dim))),
           .all_heads = p.batch * p.kv_heads};
 }
 

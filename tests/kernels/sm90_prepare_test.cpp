@@ -44,6 +44,12 @@ float decode(std::uint8_t byte, bool e4m3) {
   return sign * (exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10));
 }
 
+float largest_of(const Matrix& x) {
+  float largest = 0;
+  for (const float value : x.data) largest = std::max(largest, std::fabs(value));
+  return largest;
+}
+
 class Prepared {
  public:
   Prepared(CapturedCall& call, const sm90::PrepareOptions& options)
@@ -74,11 +80,12 @@ class Prepared {
       if (++wrong <= 3)
         ADD_FAILURE() << what << ": " << part << " " << i << ", " << c << ": " << found << " != " << expected;
     };
-    // A mean of 128 rows is made of 16 sums of eight, each of whose steps is off by up to 2^-23: 4.5 x 2^-23 of the
-    // largest number, less where sums are exact. A scale follows it, and a code where it is next to a tie.
-    float largest = 0;
-    for (const float x : head.q.data) largest = std::max(largest, std::fabs(x));
-    const float step = options_.smooth_q ? 0x1p-20F * largest / (options_.qk == Format::int4 ? 7.0F : 127.0F) : 0.0F;
+    // In units of 2^-23 of the largest number, a mean is off by up to 4.4 for sums by tensor cores (eight steps, each
+    // off by one of its result), 0.5 for those in FP32 and 1 for its own rounding, and the scale by 2 each for x -
+    // mean, its division and the 1e-7 that are added: 12. Next to a tie a code follows: of quotients up to 7 and
+    // typical errors of 1, one of 10^6.
+    const float step =
+        options_.smooth_q ? 0x1p-19F * largest_of(head.q) / (options_.qk == Format::int4 ? 7.0F : 127.0F) : 0.0F;
     int moved = 0;  // codes
     for (int i = 0; i < (a.q != nullptr ? a.q_tiles * 64 : 0); ++i) {
       const bool real = i < a.q_len;
@@ -88,8 +95,9 @@ class Prepared {
         const auto byte =
             at<std::uint8_t>(at_.q + sm90::qk_offset(64, dim_, i % 64, c), (q_head * a.q_tiles + i / 64) * 64 * dim_);
         const float code = decode(byte, options_.e4m3_codes);
-        const float expected = real && c < a.head_dim ? truth.q.codes(i, c) : 0.0F;
-        if (options_.smooth_q && std::fabs(code - expected) == 1) {
+        const bool inside = real && c < a.head_dim;
+        const float expected = inside ? truth.q.codes(i, c) : 0.0F;
+        if (options_.smooth_q && inside && std::fabs(code - expected) == 1) {
           ++moved;
         } else {
           differ("q", i, c, code, expected);
@@ -119,11 +127,13 @@ class Prepared {
 
  private:
   /// The halves of a mean hold 16 (BF16) or 22 (FP16) bits, FP32 sums lose 2^-22 of the largest partial sum: errors are
-  /// relative to sum |q_mean k|, with what smoothing took away still in it, and the reference key's.
+  /// relative to sum |q_mean k|, with what smoothing took away still in it, and the reference key's. Means are off by
+  /// about 2^-23 of the largest query, too.
   void expect_delta(const HeadProblem& head, const Operands& truth, std::int64_t q_head,
                     const std::string& what) const {
     const auto& a = params_;
     const double relative = head.dtype == DType::bfloat16 ? 0x1p-15 : 0x1p-19;
+    const double largest = largest_of(head.q);
     double worst = 0;
     std::size_t wrong = 0;  // NaN, too
     for (std::int64_t b = 0; b < a.q_blocks; ++b) {
@@ -135,7 +145,9 @@ class Prepared {
       }
       const auto size_of = [&](std::int64_t key) {
         double size = 0;
-        for (int c = 0; c < a.head_dim; ++c) size += std::fabs(mean[c] * static_cast<double>(head.k(key, c)));
+        for (int c = 0; c < a.head_dim; ++c) {
+          size += (std::fabs(mean[c]) + 0x1p-23 / relative * largest) * std::fabs(static_cast<double>(head.k(key, c)));
+        }
         return size;
       };
       const int reference = sm90::reference_key(a.kv_len);

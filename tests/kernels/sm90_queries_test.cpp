@@ -83,6 +83,8 @@ TEST(Sm90Queries, HaveTheBitsOfThePreparation) {
     // So many heads that the kernel makes most of their codes of V; the last tile is mostly padding.
     specs.push_back({.shape = {1, 192, 12, 600, 700, 128}, .dtype = dtype, .v_bias = 1, .seed = kWithOddChannels});
     specs.push_back({.shape = {1, 192, 12, 700, 700, 64}, .dtype = dtype, .nhd = true, .is_causal = true, .seed = 12});
+    specs.push_back({.shape = {1, 192, 12, 500, 700, 256}, .dtype = dtype, .v_bias = 1, .seed = kWithOddChannels});
+    specs.push_back({.shape = {1, 192, 12, 700, 700, 200}, .dtype = dtype, .nhd = true, .is_causal = true, .seed = 14});
     specs.push_back({.shape = {2, 96, 12, 400, 1290, 96}, .dtype = dtype, .is_causal = true, .seed = 13});
     // Queries that see no key.
     specs.push_back({.shape = {1, 1, 1, 400, 130, 64}, .dtype = dtype, .is_causal = true, .seed = 7});
