@@ -14,12 +14,12 @@
 /// Attention on Hopper: INT8 or E4M3 codes of Q and K, E4M3 P and V (docs/kernels.md).
 ///
 /// One producer warp brings tiles with bulk copies into a ring, three more quantise the queries of the next piece of
-/// work (sm90_queries.cuh), and each consumer warpgroup owns 64 query rows. Warpgroups take turns at the tensor cores:
-/// while one multiplies, the others turn scores into P. Blocks stay on their multiprocessor and take the next piece of
-/// work from a counter.
+/// work (sm90_queries.cuh) and V of later heads (sm90_values.cuh), and each consumer warpgroup owns 64 query rows.
+/// Warpgroups take turns at the tensor cores: while one multiplies, the others turn scores into P. Blocks stay on their
+/// multiprocessor and take the next piece of work from a counter.
 namespace sage2::cuda::sm90 {
 
-/// How a kernel uses its registers; measured, see docs/performance.md.
+/// How a kernel uses its registers; measured, see docs/performance-gpu.md.
 template <int kConsumers_, bool kTurns_ = true>
 struct Schedule {
   static constexpr int kConsumers = kConsumers_;  ///< warpgroups of 64 query rows
@@ -75,7 +75,7 @@ struct Config {
   static constexpr int kVColumns = kDim == 256 ? 128 : kDim;  ///< columns of V of one product
 };
 
-inline constexpr int kQuantisers = 3;        ///< warps that make codes of queries
+inline constexpr int kQuantisers = 3;        ///< warps that make codes of queries and values
 inline constexpr int kQuantiserBarrier = 8;  ///< theirs; the warpgroups' turns are 1 to 4
 
 /// How a channel of V is quantised: the quotient (x - mean) / scale is y inverse + y rest, with y = x factor + shift.

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 #include <numbers>
 #include <stdexcept>
 
@@ -140,6 +141,11 @@ int v_heads(const PrepareParams& p, int dim, CUtensorMap& rows) {
       return p.kv_count;
     }
   }
+  // values_at counts pieces times units of a group in 32 bits: so do 2 million tokens of 256 channels.
+  const std::int64_t pieces = static_cast<std::int64_t>(p.group_heads) * ((p.q_len + kTileRows - 1) / kTileRows);
+  const std::int64_t units = static_cast<std::int64_t>(p.group_heads / p.group) *
+                             ((p.kv_len + kTileKeys - 1) / kTileKeys * (kTileKeys / unit_keys(dim)));
+  if (pieces > std::numeric_limits<int>::max() / units) return p.kv_count;
   return describe(p.v, kSegmentRows, rows) ? first : p.kv_count;
 }
 

@@ -10,7 +10,7 @@
 #include "reference/variant.hpp"
 
 /// How the Hopper kernel wants its operands: cut into tiles, each the exact image of what lies in shared memory, so
-/// that one bulk copy brings a tile. Only what makes codes (the preparation, and the attention kernel's own of Q)
+/// that one bulk copy brings a tile. Only what makes codes (the preparation, and the attention kernel's own of Q and V)
 /// computes addresses inside one.
 namespace sage2::cuda::sm90 {
 

@@ -40,7 +40,7 @@ __device__ __forceinline__ ValueChannel value_channel(float mean, float scale) {
 
 /// What a quantising warp, `warp` of kQuantisers, does of V. Rows come into the warp's own parts of the memory for
 /// queries, 16 keys each, which is free while the warpgroups are at these. (With kChannelsBehindRows what is known of
-/// channels lies in parts of other warps.)
+/// channels lies in the last parts, whichever warp's they are.)
 template <class C, class T>
 struct ValueWarp {
   static constexpr int kPart = kSegmentRows * C::kDim * 2;  ///< bytes

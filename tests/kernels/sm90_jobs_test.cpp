@@ -124,7 +124,8 @@ TEST(Sm90Jobs, SecondLookFollowsTheFirst) {
         for (const int v_heads : {16, 256}) {
           const auto p = params_of({256, 1, kv_len, kv_len, dim, smooth_q, true, false, v_heads});
           const int each = job_counts(p).all();
-          EXPECT_GE(p.lag * each, dim == 64 ? 1600 : (dim == 128 ? 950 : 600)) << dim;
+          const int wide = v_heads == 256 && kv_len > 4096 ? 850 : 600;
+          EXPECT_GE(p.lag * each, dim == 64 ? 1600 : (dim == 128 ? 950 : wide)) << dim;
           EXPECT_LE(p.lag * each, 2100) << dim;
         }
       }

@@ -85,6 +85,13 @@ TEST(Sm90Queries, HaveTheBitsOfThePreparation) {
     specs.push_back({.shape = {1, 192, 12, 700, 700, 64}, .dtype = dtype, .nhd = true, .is_causal = true, .seed = 12});
     specs.push_back({.shape = {1, 192, 12, 500, 700, 256}, .dtype = dtype, .v_bias = 1, .seed = kWithOddChannels});
     specs.push_back({.shape = {1, 192, 12, 700, 700, 200}, .dtype = dtype, .nhd = true, .is_causal = true, .seed = 14});
+    // So many keys for so few queries that every warp makes codes of V beside a piece, several times, and of two heads.
+    specs.push_back({.shape = {1, 286, 26, 100, 1290, 256},
+                     .dtype = dtype,
+                     .is_causal = true,
+                     .v_bias = 1,
+                     .seed = kWithOddChannels});
+    specs.push_back({.shape = {1, 624, 26, 100, 2300, 128}, .dtype = dtype, .is_causal = true, .seed = 15});
     specs.push_back({.shape = {2, 96, 12, 400, 1290, 96}, .dtype = dtype, .is_causal = true, .seed = 13});
     // Queries that see no key.
     specs.push_back({.shape = {1, 1, 1, 400, 130, 64}, .dtype = dtype, .is_causal = true, .seed = 7});

@@ -16,6 +16,7 @@ struct Shape {
   int heads, q_len, kv_len;
   bool is_causal;
   int causal_shift, heads_per_group;
+  int head_dim = 128;
 };
 
 AttentionParams params_of(const Shape& s) {
@@ -24,6 +25,7 @@ AttentionParams params_of(const Shape& s) {
   p.q_heads = p.kv_heads = s.heads;
   p.q_len = s.q_len;
   p.kv_len = s.kv_len;
+  p.head_dim = s.head_dim;
   p.is_causal = s.is_causal ? 1 : 0;
   p.causal_shift = s.causal_shift;
   p.heads_per_group = s.heads_per_group;
@@ -160,6 +162,7 @@ void expect_values(const Shape& s, int shared_by, int warpgroups, int groups_ahe
   p.values.groups_ahead = groups_ahead;
   const int whole_rows = warpgroups * kTileRows;
   const ValueShares v = shares(p, whole_rows);
+  ASSERT_EQ(v.units * unit_keys(padded_head_dim(s.head_dim)), p.k_tiles * kTileKeys);
   const auto what = fmt::format("{} heads of {} x {}, {} of a group, causal {}, {} warpgroups", s.heads, s.q_len,
                                 s.kv_len, s.heads_per_group, s.is_causal, warpgroups);
   const auto units = static_cast<std::size_t>(p.kv_heads) * v.units;
@@ -188,13 +191,18 @@ void expect_values(const Shape& s, int shared_by, int warpgroups, int groups_ahe
 }
 
 TEST(Sm90Work, MakesValuesInTime) {
-  for (const int q_len : {1, 130, 700, 1030, 4096}) {
-    for (const int heads : {8, 24, 64, 136}) {
-      for (const int shared_by : {1, 8}) {
-        for (const int of_group : {8, 16, 24}) {
-          for (const int warpgroups : {3, 4}) {
-            expect_values({heads, q_len, 900, false, 0, of_group}, shared_by, warpgroups, 2);
-            expect_values({heads, q_len, q_len, true, 0, of_group}, shared_by, warpgroups, 1);
+  for (const auto& [dim, warpgroups] : {std::pair{64, 3}, {64, 4}, {128, 3}, {256, 2}}) {
+    for (const int q_len : {1, 130, 700, 1030, 4096}) {
+      for (const int kv_len : {1, 256, 900, 1025}) {
+        for (const int heads : {8, 24, 64, 136}) {
+          for (const int shared_by : {1, 8}) {
+            for (const int of_group : {1, 8, 16, 24}) {
+              if (of_group % shared_by != 0) continue;
+              expect_values({heads, q_len, kv_len, false, 0, of_group, dim}, shared_by, warpgroups, 2);
+              expect_values({heads, q_len, kv_len, true, 0, of_group, dim}, shared_by, warpgroups, 1);
+              expect_values({heads, q_len, kv_len, true, kv_len - q_len, of_group, dim}, shared_by, warpgroups, 1);
+              expect_values({heads, q_len, q_len, true, 0, of_group, dim}, shared_by, warpgroups, 1);
+            }
           }
         }
       }
