@@ -29,7 +29,7 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
         v_statistics<kDim, T>(ring, tile);
         break;
       case JobKind::q_codes:
-        quantize_rows<kDim, T, true, kSmoothQ, false>(ring, tile);
+        quantize_rows<kDim, T, true, kSmoothQ>(ring, tile);
         break;
       case JobKind::q_means:
         if constexpr (kSmoothQ) q_means(ring, tile);
@@ -37,10 +37,10 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
       case JobKind::k_codes:
         if constexpr (kSmoothQ) {
           DeltaScores<kDim, T> scores(ring, tile);
-          quantize_rows<kDim, T, false, true, true>(ring, tile);
+          quantize_rows<kDim, T, false, true>(ring, tile);
           scores.finish();
         } else {
-          quantize_rows<kDim, T, false, true, false>(ring, tile);
+          quantize_rows<kDim, T, false, false>(ring, tile);
         }
         break;
       case JobKind::v_codes:

@@ -48,11 +48,12 @@ __device__ __forceinline__ GroupRows query_group(QkGran gran, int id) {
   return {id * rows, 1, rows};
 }
 
-/// Quantises the rows of a tile. kSubtract: the mean is subtracted from every row: K's, or of queries the tile's own,
-/// which is kept for dS. kKeep: the rows stay in the stage.
-template <int kDim, class T, bool kIsQ, bool kSubtract, bool kKeep>
+/// Quantises the rows of a tile of Q (kIsQ) or K. With smooth Q a tile of Q has its own mean subtracted, which is kept
+/// for dS, and the rows of K stay in the stage, for dS too.
+template <int kDim, class T, bool kIsQ, bool kSmoothQ>
 __device__ __forceinline__ void quantize_rows(Ring<kDim, T>& ring, const Tile& tile) {
   using S = PrepareShared<kDim>;
+  constexpr bool kSubtract = !kIsQ || kSmoothQ;  // the mean of K, which may be zero, or of the tile
   const PrepareParams& p = ring.p;
   S& s = ring.s;
   const std::int64_t head = tile.head;
@@ -248,7 +249,7 @@ __device__ __forceinline__ void quantize_rows(Ring<kDim, T>& ring, const Tile& t
       if (pass * S::kRows + lane_row >= count) store_streaming(place(pass), {0, 0});
     }
   }
-  if constexpr (!kKeep) ring.release();
+  if constexpr (kIsQ || !kSmoothQ) ring.release();
 }
 
 }  // namespace sage2::cuda::sm90
