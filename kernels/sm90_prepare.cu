@@ -141,7 +141,7 @@ int v_heads(const PrepareParams& p, int dim, CUtensorMap& rows) {
       return p.kv_count;
     }
   }
-  // values_at counts pieces times units of a group in 32 bits: so do 2 million tokens of 256 channels.
+  // values_at multiplies pieces and units of a group in 32 bits: too few from 2 million tokens of 256 channels on.
   const std::int64_t pieces = static_cast<std::int64_t>(p.group_heads) * ((p.q_len + kTileRows - 1) / kTileRows);
   const std::int64_t units = static_cast<std::int64_t>(p.group_heads / p.group) *
                              ((p.kv_len + kTileKeys - 1) / kTileKeys * (kTileKeys / unit_keys(dim)));

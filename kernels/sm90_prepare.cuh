@@ -86,17 +86,18 @@ struct PrepareShared {
   static_assert(kRows % 8 == 0);  // so that chunks of all rows of a thread are exchanged alike
   static constexpr int kStages = kDim == 256 ? 1 : 2;
   static constexpr int kMeanBlocks = mean_blocks(kDim);
-  static constexpr int kShares = kDim == 64 ? 2 : 1;             ///< of a block's rows, each of other warps
-  static constexpr int kSums = 8 * kShares;                      ///< of a block's channel
-  static constexpr int kSlots = 2;                               ///< of means of queries
-  static constexpr int kBoxes = kDim == 64 ? 1 : 2;              ///< of a group in a slot
-  static constexpr int kParts = kDim / (kBoxChannels * kBoxes);  ///< slots that a group takes
+  static constexpr int kColumns = kDim == 256 ? 32 : 16;           ///< whose sums a warp takes (ColumnSums)
+  static constexpr int kShares = kWorkers / 32 * kColumns / kDim;  ///< of a block's rows, each of other warps
+  static constexpr int kSums = 8 * kShares;                        ///< of a block's channel
+  static constexpr int kSlots = 2;                                 ///< of means of queries
+  static constexpr int kBoxes = kDim == 64 ? 1 : 2;                ///< of a group in a slot
+  static constexpr int kParts = kDim / (kBoxChannels * kBoxes);    ///< slots that a group takes
   alignas(1024) std::uint8_t raw[kStages][kJobRows * kDim * 2];
   // Of one tile after another; a tile of K's codes (q_means) may do without a barrier. So every other job has one
   // before its first writing here, and another one behind its last reading.
   union {
     double sums[kWorkers / 32][kDim];            ///< of a warp
-    float block_sums[kMeanBlocks][kSums][kDim];  ///< of a few rows (ColumnSums)
+    float block_sums[kMeanBlocks][kSums][kDim];  ///< of a few rows
     uint4 extremes[2][kWorkers / 32][kChunks];   ///< low, high, of a warp
     alignas(1024) std::uint8_t q_means[kSlots][kBoxes * kMeanBoxBytes];
   };

@@ -88,12 +88,11 @@ __device__ __forceinline__ void sum_rows(const Ring<kDim, T>& ring, double (&sum
 template <int kDim, class T>
 class ColumnSums {
   using S = PrepareShared<kDim>;
-  static constexpr int kColumns = kDim == 256 ? 32 : 16;
+  static constexpr int kColumns = S::kColumns;
   static constexpr int kSteps = kJobRows / 16 / S::kShares;  ///< of 16 rows
 
  public:
   __device__ __forceinline__ explicit ColumnSums(const Ring<kDim, T>& ring) {
-    static_assert(kWorkers / 32 * kColumns == kDim * S::kShares);
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const std::uint32_t from =
         shared_address(ring.rows() + raw_offset(share() * kSteps * 16 + lane % 16, column() / 8 + lane / 16));

@@ -259,12 +259,7 @@ __device__ __forceinline__ void quantize_queries(const AttentionParams& p, Share
     }
     // While the warpgroups are at this piece.
     if constexpr (C::kMakesValues) {
-      if (p.values.codes != nullptr) {
-        // Another warp's queries lie where this one's channels will, and come there again.
-        if constexpr (C::kChannelsBehindRows) named_sync(kQuantiserBarrier, kQuantisers * 32);
-        values.make(index);
-        if constexpr (C::kChannelsBehindRows) named_sync(kQuantiserBarrier, kQuantisers * 32);
-      }
+      if (p.values.codes != nullptr) values.make(index);
     }
   }
 }

@@ -147,8 +147,14 @@ struct ValueWarp {
     if (lane_now() == 0 && count > 0) count_in_order(p.next_tile + 1 + head, count);
   }
 
+  /// Another warp's queries may have lain where this one's channels will, and come there again: all warps.
+  __device__ __forceinline__ void share_parts() const {
+    if constexpr (C::kChannelsBehindRows) named_sync(kQuantiserBarrier, kQuantisers * 32);
+  }
+
   /// What is made beside piece `index` of work.
   __device__ __forceinline__ void make(int index) {
+    share_parts();
     const ValueWork work = values_at(p.pieces, p.values.shares, p.is_causal != 0, C::kRows, index);
     const int units = p.values.shares.units;
     int head = -1;
@@ -172,6 +178,7 @@ struct ValueWarp {
       ++count;
     }
     publish(head, count);
+    share_parts();
   }
 };
 
