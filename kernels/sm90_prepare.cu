@@ -20,7 +20,7 @@ __device__ __forceinline__ void work(const PrepareParams& p, PrepareShared<kDim>
   Ring<kDim, T> ring{p, s};
   for (;;) {
     const Tile tile = ring.take();
-    // Of all lanes: the products of dS run on only where the compiler knows that they do not diverge.
+    // The same for all lanes, which the compiler cannot know otherwise: the products of dS take whole warps.
     switch (static_cast<JobKind>(once(static_cast<std::uint32_t>(tile.kind)))) {
       case JobKind::k_statistics:
         k_statistics<kDim, T>(ring, tile);

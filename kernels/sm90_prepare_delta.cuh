@@ -67,7 +67,7 @@ class DeltaScores {
   /// The first means come while K's codes are computed. Sooner is better (measured).
   __device__ __forceinline__ DeltaScores(Ring<kDim, T>& ring, const Tile& tile)
       : ring_(ring), tile_(tile), range_(delta_range(ring.p, tile)) {
-    // The same for all lanes, which the compiler has to know to let products run on.
+    // The same for all lanes, which the compiler cannot know otherwise: the products take whole warps.
     groups_ = static_cast<int>(once(static_cast<std::uint32_t>(range_.groups(ring.p))));
     bring(0, S::kSlots);
   }
